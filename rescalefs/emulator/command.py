@@ -1,0 +1,71 @@
+"""The command `rescalefs emulator`: serve a world until Ctrl-C or SIGTERM.
+
+aiohttp is imported when the command runs, not before: it is an extra.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from rescalefs.emulator.world import World, WorldError
+
+DEFAULT_PORT = 8970
+# Not a secret: the emulator listens on loopback and has nothing of anybody's.
+DEFAULT_KEY = "demo-key"
+WORLD_EXIT_CODE = 9
+
+
+class _BadWorld(click.ClickException):
+    exit_code = WORLD_EXIT_CODE
+
+
+@click.command()
+@click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port on 127.0.0.1; 0 takes any.")
+@click.option("--world", "world_file", type=click.Path(path_type=Path), help="World to serve, a JSON file.")
+@click.option("--latency", default=0.0, metavar="SECONDS", help="Let every request wait.")
+@click.option("--stream-rate", type=float, metavar="BYTES", help="Bytes a second of each download.")
+@click.option("--key", default=DEFAULT_KEY, show_default=True, help="API key that is let in.")
+def emulator(port: int, world_file: Path | None, latency: float, stream_rate: float | None, key: str) -> None:
+    """Serve the Rescale API from a made-up world, on this machine only.
+
+    \b
+    Example:
+        rescalefs emulator --latency 0.1 &
+        RESCALE_API_URL=http://127.0.0.1:8970 RESCALE_API_KEY=demo-key rescalefs mount ~/rescale
+    """
+    try:
+        from rescalefs.emulator.server import Emulator
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"the emulator needs {error.name}; install it with: pip install 'rescalefs[emulator]'"
+        ) from error
+    from rescalefs.emulator.demo_world import demo_world
+
+    try:
+        world = World.from_file(world_file) if world_file else demo_world()
+    except WorldError as error:
+        raise _BadWorld(str(error)) from error
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    served = Emulator(world, port=port, key=key, latency_s=latency, stream_bytes_per_s=stream_rate)
+    try:
+        served.start()
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot listen on port {port}: {os.strerror(error.errno or 0)}; choose another --port"
+        ) from error
+    click.echo(served.origin)
+    click.echo("Mount it from another terminal (Ctrl-C here ends it):")
+    click.echo(f"    RESCALE_API_URL={served.origin} RESCALE_API_KEY={key} rescalefs mount DIR")
+    stopped.wait()
+    served.stop()
+
+
+if __name__ == "__main__":
+    emulator()
