@@ -1,0 +1,310 @@
+"""What jobs, runs and files there are: listings kept in memory, each for as long as its state allows.
+
+A run is `pending` (not started), `live` (computing), `settling` (ended, its outputs still arriving) or `final`.
+A final run cannot change, so its listing lives long; the others live seconds, and only while somebody looks:
+nothing here asks by itself.
+
+Callers wait no longer than the loader lets them; the requests run on the loader's threads.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from cachetools import TLRUCache
+
+from rescalefs.client import Client
+from rescalefs.errors import NotFound, RescaleError, Unavailable
+from rescalefs.loader import Loader
+from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run
+from rescalefs.timing import Clock
+from rescalefs.tree import Branch, build_tree
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Answers kept at once: a screenful of jobs with their runs is hundreds.
+MAX_KNOWN = 10_000
+# A run whose outputs are complete by its own count, this long after its end, is taken as final at one look;
+# Rescale uploads outputs one by one after the end, within minutes for usual sizes.
+SETTLED_AFTER_S = 3600.0
+# A run whose count never matches its listing is final a day after its end, when the listing was the same for an hour.
+GIVEN_UP_AFTER_S = 86_400.0
+SAME_FOR_S = 3600.0
+_NS = 1_000_000_000
+
+
+class RunState(enum.Enum):
+    """Where a run stands in its life."""
+
+    PENDING = "pending"
+    LIVE = "live"
+    SETTLING = "settling"
+    FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """Seconds for which an answer is used without asking again."""
+
+    jobs_s: float = 30.0  # the list of jobs, when somebody lists it
+    job_s: float = 3600.0  # that a job exists, when somebody goes through it
+    status_s: float = 10.0  # a job's status, and the runs of a job that is not over
+    runs_over_s: float = 3600.0  # the runs of a job that is over
+    live_s: float = 10.0  # the names in a live run: each look runs a command on the user's cluster
+    settling_s: float = 15.0  # the outputs of a run that has just ended
+    final_s: float = 86_400.0  # the outputs of a final run: confirmed once a day
+    miss_s: float = 30.0  # that there is no such job
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """One run as it was last seen: its object, its state and the tree of its files."""
+
+    job_id: str
+    run: Run
+    state: RunState
+    root: Branch
+    files: tuple[RemoteFile, ...]
+    same_since: float
+
+
+class _Known(NamedTuple):
+    value: Any
+    lifetime_s: float
+
+
+class Catalog:
+    """Answers questions about jobs, runs and files. Threads: any.
+
+    Every method may raise what `Client` raises, and DeadlineExceeded when the answer takes too long.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        loader: Loader,
+        *,
+        deadline_s: float,
+        lifetimes: Lifetimes | None = None,
+        clock: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+    ) -> None:
+        self._client = client
+        self._loader = loader
+        self._deadline_s = deadline_s
+        self._lifetimes = lifetimes or Lifetimes()
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._lock = threading.Lock()  # guards the two fields below; no request and no wait is made under it
+        self._known: TLRUCache[Hashable, _Known] = TLRUCache(
+            MAX_KNOWN, ttu=lambda _key, known, now: now + known.lifetime_s, timer=clock
+        )
+        self._last_views: dict[tuple[str, str], tuple[RunView, float]] = {}
+
+    # ---- jobs ----
+
+    def jobs(self) -> Mapping[str, Job]:
+        """Return all jobs by id, as new as `Lifetimes.jobs_s`."""
+        jobs: Mapping[str, Job] = self._ask(("jobs",), self._list_jobs, "the list of jobs")
+        return jobs
+
+    def job(self, job_id: str) -> Job:
+        """Return one job.
+
+        Raises:
+            NotFound: there is none; remembered for a while.
+        """
+        key = ("job", job_id)
+        if not self._is_known(key):
+            jobs = self.jobs()  # one list answers for all ids, and has the dates that the detail lacks
+            if job_id in jobs:
+                return jobs[job_id]
+        job: Job = self._ask(key, lambda: self._find_job(job_id), f"job {job_id}")
+        return job
+
+    def status(self, job_id: str) -> str:
+        """Return a job's status as the API words it, "" for one that was never submitted."""
+        job = self.job(job_id)
+        if job.is_over and job.status is not None:
+            return job.status
+        status: str = self._ask(("status", job_id), lambda: self._find_status(job_id), f"the status of job {job_id}")
+        return status
+
+    def is_over(self, job_id: str) -> bool:
+        """True once the job will never run again."""
+        return self.status(job_id) in TERMINAL_STATUSES
+
+    def _list_jobs(self) -> _Known:
+        jobs = {job.id: job for job in self._client.jobs(self._deadline())}
+        for job in jobs.values():
+            self._learn_job(job)
+        return _Known(jobs, self._lifetimes.jobs_s)
+
+    def _find_job(self, job_id: str) -> _Known:
+        try:
+            job = self._client.job(job_id, self._deadline())
+        except NotFound as missing:
+            return _Known(missing, self._lifetimes.miss_s)
+        self._learn_job(job)
+        return _Known(job, self._lifetimes.job_s)
+
+    def _learn_job(self, job: Job) -> None:
+        self._keep(("job", job.id), _Known(job, self._lifetimes.job_s))
+        if job.status is not None:
+            self._keep(("status", job.id), _Known(job.status, self._lifetimes.status_s))
+
+    def _find_status(self, job_id: str) -> _Known:
+        return _Known(self._client.status(job_id, self._deadline()), self._lifetimes.status_s)
+
+    # ---- runs ----
+
+    def runs(self, job_id: str) -> Mapping[str, Run]:
+        """Return the runs of a job by id, in their order."""
+        key = ("runs", job_id)
+        is_over = self._is_known(key) or self.is_over(job_id)
+        what = f"the runs of job {job_id}"
+        runs: Mapping[str, Run] = self._ask(key, lambda: self._list_runs(job_id, is_over), what)
+        return runs
+
+    def run(self, job_id: str, run_id: str) -> Run:
+        """Return one run.
+
+        Raises:
+            NotFound: the job has none of that id.
+        """
+        runs = self.runs(job_id)
+        if run_id not in runs:
+            raise NotFound(f"job {job_id} has no run {run_id}")
+        return runs[run_id]
+
+    def state(self, job_id: str, run_id: str) -> RunState:
+        """Return where a run stands."""
+        run = self.run(job_id, run_id)
+        state = self._state(job_id, run)
+        return self.view(job_id, run_id).state if state is RunState.SETTLING else state
+
+    def look_again(self, job_id: str, run_id: str) -> RunState:
+        """Forget what is known of a job and ask the API: the look before an act."""
+        self.refresh(job_id)
+        return self._state(job_id, self.run(job_id, run_id))
+
+    def _list_runs(self, job_id: str, is_over: bool) -> _Known:
+        found = self._client.runs(job_id, self._deadline())
+        runs = {run.id: run for run in sorted(found, key=_order)}
+        is_over = is_over and all(run.completed_ns is not None for run in found)
+        return _Known(runs, self._lifetimes.runs_over_s if is_over else self._lifetimes.status_s)
+
+    def _state(self, job_id: str, run: Run) -> RunState:
+        """Return the state as far as the run object tells; whether a run that has ended is final, its files tell."""
+        if run.completed_ns is not None:
+            return RunState.SETTLING
+        if run.started_ns is None:
+            return RunState.PENDING
+        # A job that was killed may leave a run without an end.
+        return RunState.SETTLING if self.is_over(job_id) else RunState.LIVE
+
+    # ---- files ----
+
+    def view(self, job_id: str, run_id: str) -> RunView:
+        """Return a run with the tree of its files."""
+        run = self.run(job_id, run_id)
+        key = ("view", job_id, run_id)
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None and known.value.run.completed_ns != run.completed_ns:
+                del self._known[key]  # the run has ended since
+                known = None
+        if known is not None:
+            view: RunView = known.value
+            return view
+        state = self._state(job_id, run)
+        what = f"the files of run {run_id} of job {job_id}"
+        view = self._ask(key, lambda: self._list_files(job_id, run, state), what)
+        return view
+
+    def _list_files(self, job_id: str, run: Run, state: RunState) -> _Known:
+        lifetimes = self._lifetimes
+        key = (job_id, run.id)
+        with self._lock:
+            before, seen_at = self._last_views.get(key, (None, 0.0))
+        files = tuple(self._client.files(job_id, run.id, self._deadline()))
+        live_paths: list[str] = []
+        if state is RunState.LIVE:
+            try:
+                live_paths = self._client.live_paths(job_id, run.id, self._deadline())
+            except (Unavailable, NotFound) as error:
+                # Not an empty run: what was seen last holds for one more lifetime, then the outputs alone.
+                log.info("%s", error)
+                if before is not None and self._clock() - seen_at < 2 * lifetimes.live_s:
+                    return _Known(before, lifetimes.live_s)
+        is_same = before is not None and before.state is not RunState.LIVE and set(before.files) == set(files)
+        same_since = before.same_since if before is not None and is_same else self._clock()
+        if state is RunState.SETTLING and self._is_final(run, files, is_same, same_since):
+            state = RunState.FINAL
+        view = RunView(job_id, run, state, build_tree(files, live_paths), files, same_since)
+        with self._lock:
+            if state is RunState.FINAL:
+                self._last_views.pop(key, None)  # nothing will be compared with it any more
+            else:
+                self._last_views[key] = (view, self._clock())
+        seconds = {RunState.FINAL: lifetimes.final_s, RunState.SETTLING: lifetimes.settling_s}
+        return _Known(view, seconds.get(state, lifetimes.live_s))
+
+    def _is_final(self, run: Run, files: tuple[RemoteFile, ...], is_same: bool, same_since: float) -> bool:
+        """Tell whether a run that has ended can still change.
+
+        Two looks that agree, everything uploaded and the count right; one look is enough an hour after the end.
+        Where the count never gets right, or an upload never completes, a day and an unchanged hour are.
+        """
+        ended_s = self._wall_clock() - (run.completed_ns or 0) / _NS
+        if all(file.is_uploaded for file in files) and run.output_count == len(files):
+            return is_same or ended_s > SETTLED_AFTER_S
+        return ended_s > GIVEN_UP_AFTER_S and is_same and self._clock() - same_since >= SAME_FOR_S
+
+    # ---- keeping ----
+
+    def refresh(self, job_id: str | None = None, run_id: str | None = None) -> None:
+        """Forget what is known of everything, of one job, or of one run's files."""
+        with self._lock:
+            for key in list(self._known):
+                kind, *ids = key if isinstance(key, tuple) else (key,)
+                is_below = job_id is None or (ids[:1] == [job_id] and (run_id is None or ids[1:2] == [run_id]))
+                if is_below and (job_id is None or kind != "job"):
+                    del self._known[key]
+
+    def _ask(self, key: Hashable, load: Callable[[], _Known], what: str) -> Any:
+        with self._lock:
+            known = self._known.get(key)
+        if known is None:
+
+            def fill() -> _Known:
+                found = load()
+                self._keep(key, found)
+                return found
+
+            known = self._loader.load(key, fill, what)
+        if isinstance(known.value, RescaleError):
+            raise type(known.value)(*known.value.args)
+        return known.value
+
+    def _keep(self, key: Hashable, known: _Known) -> None:
+        with self._lock:
+            self._known[key] = known
+
+    def _is_known(self, key: Hashable) -> bool:
+        with self._lock:
+            return key in self._known
+
+    def _deadline(self) -> float:
+        return self._clock() + self._deadline_s
+
+
+def _order(run: Run) -> tuple[int, int, str]:
+    return run.order, int(run.id) if run.id.isascii() and run.id.isdigit() else 0, run.id

@@ -1,0 +1,233 @@
+"""The endpoints of the Rescale API that a mount needs, one method each: typed values in and out.
+
+It knows neither HTTP's details (`transport`) nor paths of the mount nor errno.
+A listing is whole or an error, and there is one function that reads pages.
+
+Facts about the API and their sources are in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from rescalefs.budget import CONTENTS, JOBS, RUNS
+from rescalefs.errors import Corrupt, NotFound, Unavailable
+from rescalefs.models import Job, RemoteFile, Run
+from rescalefs.transport import Transfer, Transport
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# The API clamps page_size to 1000 silently; for jobs Rescale's own client asks for 200.
+FILES_PAGE = 1000
+JOBS_PAGE = 200
+# Pages of one listing asked for at once; the budget is the real limit, this bounds memory and threads.
+PARALLEL_PAGES = 8
+# Rows that moved between pages while a listing was read make it start over, at most so often.
+LISTING_ATTEMPTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ActAnswer:
+    """What the API said to a stop or a snapshot: `exit_code` 0 is success, `reason` is for people."""
+
+    exit_code: int
+    reason: str
+
+
+class Client:
+    """The API as typed calls. Threads: any.
+
+    Every call ends by its `deadline_at` (on `time.monotonic`'s scale), and raises the errors of `Transport`.
+    `start` makes the threads that read pages side by side; it is called after daemonising.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._pages_pool: ThreadPoolExecutor | None = None
+
+    def start(self) -> None:
+        """Make the threads that read pages."""
+        self._pages_pool = ThreadPoolExecutor(PARALLEL_PAGES, thread_name_prefix="pages")
+
+    def close(self) -> None:
+        """Let the threads go."""
+        if self._pages_pool is not None:
+            self._pages_pool.shutdown(wait=False, cancel_futures=True)
+
+    def whoami(self, deadline_at: float) -> str:
+        """Return the e-mail of the key's owner: the cheapest check of key and origin."""
+        answer = self._transport.json("users_me", JOBS, "users/me/", deadline_at)
+        email = answer.get("email") if isinstance(answer, Mapping) else None
+        return email if isinstance(email, str) else ""
+
+    def jobs(self, deadline_at: float) -> list[Job]:
+        """Return all jobs that the user owns or shares, as the API orders them."""
+        return [Job.from_api(row) for row in self._listing("jobs", JOBS, "jobs/", JOBS_PAGE, deadline_at)]
+
+    def job(self, job_id: str, deadline_at: float) -> Job:
+        """Return one job; its status comes from the status history, which the detail lacks."""
+        path = f"jobs/{_segment(job_id)}/"
+        job = Job.from_api(self._transport.json("job", JOBS, path, deadline_at), id=job_id)
+        return job if job.status is not None else replace(job, status=self.status(job_id, deadline_at))
+
+    def status(self, job_id: str, deadline_at: float) -> str:
+        """Return a job's newest status, "" if it never had one. The order of the history is not relied on."""
+        path = f"jobs/{_segment(job_id)}/statuses/"
+        rows = self._listing("statuses", JOBS, path, FILES_PAGE, deadline_at, identity=None)
+        newest = max(rows, key=lambda row: str(row.get("statusDate", "")), default={})
+        return str(newest.get("status", ""))
+
+    def runs(self, job_id: str, deadline_at: float) -> list[Run]:
+        """Return the runs of a job, [] before the first one began."""
+        rows = self._listing("runs", RUNS, f"jobs/{_segment(job_id)}/runs/", FILES_PAGE, deadline_at)
+        return [Run.from_api(row) for row in rows]
+
+    def run(self, job_id: str, run_id: str, deadline_at: float) -> Run:
+        """Return one run as it is now."""
+        return Run.from_api(self._transport.json("run", RUNS, _run_path(job_id, run_id), deadline_at))
+
+    def files(self, job_id: str, run_id: str, deadline_at: float) -> list[RemoteFile]:
+        """Return the output files of a run, deleted ones left out."""
+        path = f"{_run_path(job_id, run_id)}files/"
+        rows = self._listing("run_files", JOBS, path, FILES_PAGE, deadline_at)
+        return [file for file in map(RemoteFile.from_api, rows) if not file.is_deleted]
+
+    def live_paths(self, job_id: str, run_id: str, deadline_at: float) -> list[str]:
+        """Return the paths of the files in a live run's working directory.
+
+        Raises:
+            Unavailable: there is no live view now; the API says so in many ways, an empty list among them.
+        """
+        path = f"{_run_path(job_id, run_id)}directory-contents/"
+        answer = self._transport.json("directory_contents", RUNS, path, deadline_at, is_retried=False)
+        if not isinstance(answer, list) or not answer:
+            raise Unavailable(f"no live view of run {run_id} of job {job_id} now")
+        paths = [row.get("path") if isinstance(row, Mapping) else None for row in answer]
+        if not all(isinstance(path, str) and path for path in paths):
+            raise Corrupt(f"the live view of run {run_id} of job {job_id} has entries without a path")
+        return [path for path in paths if path is not None]
+
+    def contents(self, file_id: str, start: int, end: int | None, *, deadline_at: float) -> Transfer:
+        """Begin to read bytes [start, end) of an output file, to its end if *end* is None.
+
+        The answer may begin at 0 though *start* is higher: look at `Transfer.start`.
+        """
+        path = f"files/{_segment(file_id)}/contents/"
+        return self._transport.stream("contents", CONTENTS, path, deadline_at, start=start, end=end)
+
+    def tail(self, job_id: str, run_id: str, path: str, *, deadline_at: float) -> Transfer:
+        """Begin to read a live file from its first byte to its present end. (No trailing slash, unlike all others.)"""
+        resource = f"{_run_path(job_id, run_id)}tail/{'/'.join(map(_segment, path.split('/')))}"
+        return self._transport.stream("tail", RUNS, resource, deadline_at)
+
+    def act(self, act: str, job_id: str, run_id: str, deadline_at: float) -> ActAnswer:
+        """Ask once for "stop" or "snapshot"; its effect comes some time after the answer.
+
+        A 200 can carry a failure: look at `exit_code`.
+        """
+        answer = self._transport.post(act, RUNS, f"{_run_path(job_id, run_id)}{act}/", deadline_at)
+        fields = answer if isinstance(answer, Mapping) else {}
+        code, reason = fields.get("exitcode", 0), fields.get("reason", "")
+        return ActAnswer(code if isinstance(code, int) else 1, reason if isinstance(reason, str) else "")
+
+    def _listing(
+        self,
+        endpoint: str,
+        scope: str,
+        path: str,
+        page_size: int,
+        deadline_at: float,
+        *,
+        identity: str | None = "id",
+    ) -> list[dict[str, Any]]:
+        """Return every row of a paged listing, in order, once each.
+
+        No order is promised and rows move while files are added, so a listing whose pages disagree is read again;
+        one that reads the same twice is taken as it is, whatever its `count` claims.
+
+        Raises:
+            Corrupt: it kept changing, or is no listing.
+        """
+        before: list[dict[str, Any]] | None = None
+        for _ in range(LISTING_ATTEMPTS):
+            rows, is_consistent = self._read_pages(endpoint, scope, path, page_size, deadline_at)
+            if identity is not None:
+                unique = {str(row.get(identity)): row for row in rows}
+                is_consistent = is_consistent and len(unique) == len(rows)
+                rows = list(unique.values())
+            if is_consistent or rows == before:
+                return rows
+            log.info("the listing %s changed while it was read; reading it again", path)
+            before = rows
+        raise Corrupt(f"the listing {path} changed each of the {LISTING_ATTEMPTS} times it was read")
+
+    def _read_pages(
+        self, endpoint: str, scope: str, path: str, page_size: int, deadline_at: float
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Return the rows of all pages up to the first empty one, and whether the pages agree with each other."""
+
+        def read(number: int) -> _Page:
+            # `next` is not followed but rebuilt: it may name another host, or drop page_size.
+            query = f"?page={number}&page_size={page_size}"
+            try:
+                return _Page.from_api(self._transport.json(endpoint, scope, path + query, deadline_at), path)
+            except NotFound:
+                if number == 1:
+                    raise
+                return _Page([], None, has_next=False)  # "Invalid page.": past the end
+
+        first = read(1)
+        pages = [first]
+        if first.has_next and first.rows:
+            # The server may serve shorter pages than asked for; `count` may be absent, too high or too low.
+            last = -(-first.count // len(first.rows)) if first.count else 2
+            pages += self._in_parallel(read, range(2, last + 1))
+            while pages[-1].has_next and pages[-1].rows:
+                pages.append(read(len(pages) + 1))
+        end = next((number for number, page in enumerate(pages) if not page.rows), len(pages))
+        rows = [row for page in pages[:end] for row in page.rows]
+        is_full = all(len(page.rows) == len(first.rows) for page in pages[: max(0, end - 1)])
+        counts = {page.count for page in pages[:end]} - {None}
+        return rows, is_full and counts <= {len(rows)}
+
+    def _in_parallel(self, read: Callable[[int], T], numbers: Sequence[int]) -> list[T]:
+        if self._pages_pool is None or len(numbers) <= 1:
+            return [read(number) for number in numbers]
+        flights = [self._pages_pool.submit(read, number) for number in numbers]
+        try:
+            return [flight.result() for flight in flights]
+        finally:
+            for flight in flights:
+                flight.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    rows: list[dict[str, Any]]
+    count: int | None
+    has_next: bool
+
+    @classmethod
+    def from_api(cls, answer: object, path: str) -> _Page:
+        rows = answer.get("results") if isinstance(answer, Mapping) else None
+        if not isinstance(answer, Mapping) or not isinstance(rows, list):
+            raise Corrupt(f"{path} is not a listing")
+        if not all(isinstance(row, dict) for row in rows):
+            raise Corrupt(f"the listing {path} has rows that are no objects")
+        count = answer.get("count")
+        return cls(rows, count if isinstance(count, int) and count >= 0 else None, bool(answer.get("next")))
+
+
+def _segment(text: str) -> str:
+    """Quote one path segment; a dot segment too, which HTTP libraries would otherwise resolve away."""
+    return "%2E" * len(text) if text in (".", "..") else quote(text, safe="", errors="surrogatepass")
+
+
+def _run_path(job_id: str, run_id: str) -> str:
+    return f"jobs/{_segment(job_id)}/runs/{_segment(run_id)}/"

@@ -1,0 +1,94 @@
+"""What can go wrong, as the rest of the program sees it.
+
+    RescaleError
+    ├── NotFound            no such job, run or file
+    ├── NotADirectory       a path goes on below a file
+    ├── IsADirectory        a directory was opened as a file
+    ├── ReadOnly            a change that no mount of results can make
+    ├── AccessDenied        the key is missing, wrong, expired or lacks the right
+    ├── BadCommand          a control file was given another payload than its own
+    ├── NotPossibleNow      the run is not live, so it cannot be stopped or snapshot
+    ├── Busy                the same act is already under way
+    ├── Stale               the file changed or went away under an open handle
+    ├── DeadlineExceeded    no answer in the time that a caller may be kept waiting
+    ├── NoAttribute         no such extended attribute
+    ├── NotSupported        a class of extended attributes that does not exist here
+    └── Unavailable         the API or the network failed; nothing is known about the data
+        ├── Refused         the API answered, and said no in a way no retry mends
+        ├── NotUploaded     the API lists the file, but its bytes have not arrived there
+        └── Corrupt         what came is not what was promised (length, range, checksum)
+
+This module knows neither HTTP nor errno: `client` turns answers into these, `operations` turns these into errno.
+"""
+
+
+class RescaleError(Exception):
+    """Base of every error that this program raises on purpose; the text is one sentence for a log or a user."""
+
+
+class NotFound(RescaleError):
+    """No such job, run, file or name."""
+
+
+class NotADirectory(RescaleError):
+    """A path goes on below something that is not a directory."""
+
+
+class IsADirectory(RescaleError):
+    """A directory was used as a file."""
+
+
+class ReadOnly(RescaleError):
+    """Results cannot be changed through a mount."""
+
+
+class AccessDenied(RescaleError):
+    """The API refused the key, or the key's owner lacks the right (401, 403)."""
+
+
+class BadCommand(RescaleError):
+    """The bytes written to a control file are not its payload; nothing was sent."""
+
+
+class NotPossibleNow(RescaleError):
+    """The act needs a live run; nothing was sent."""
+
+
+class Busy(RescaleError):
+    """The same act is under way already; nothing was sent."""
+
+
+class Stale(RescaleError):
+    """The bytes behind this handle are no longer those that it was opened on."""
+
+
+class DeadlineExceeded(RescaleError):
+    """The answer did not come within the time that a caller may be kept waiting."""
+
+
+class NoAttribute(RescaleError):
+    """No extended attribute of that name."""
+
+
+class NotSupported(RescaleError):
+    """Extended attributes of that class do not exist here."""
+
+
+class Unavailable(RescaleError):
+    """The API or the way to it failed."""
+
+
+class Refused(Unavailable):
+    """The API answered with a status that asking again does not change."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotUploaded(Unavailable):
+    """The file is listed, but its upload is not complete."""
+
+
+class Corrupt(Unavailable):
+    """The bytes or the answer contradict what the API said about them."""

@@ -1,0 +1,88 @@
+"""The texts of the files that the mount makes itself: `.rescale/run.json`, `status`, `stats` and their like.
+
+Pure functions from values to bytes. The key, and the encryption keys of files, are in none of their inputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from rescalefs.catalog import RunView
+from rescalefs.models import Job, RemoteFile, Run
+
+_NS = 1_000_000_000
+
+
+def word(status: str) -> bytes:
+    """Return a status as one word and a newline."""
+    return ("-".join(status.split()) or "not-submitted").encode() + b"\n"
+
+
+def job_json(job: Job, status: str) -> bytes:
+    """Describe a job."""
+    return _json(
+        {
+            "id": job.id,
+            "name": job.name,
+            "owner": job.owner,
+            "dateInserted": _time(job.created_ns),
+            "status": status,
+            "analysisNames": list(job.analyses),
+        }
+    )
+
+
+def run_json(run: Run, state: str) -> bytes:
+    """Describe a run in the API's own field names, and the state that this mount sees it in."""
+    return _json(
+        {
+            "id": run.id,
+            "state": state,
+            "dateStarted": _time(run.started_ns),
+            "dateCompleted": _time(run.completed_ns),
+            "displayOrder": run.order,
+            "outputFileCount": run.output_count,
+            "outputFileSize": run.output_bytes,
+            "variables": [{"name": variable.name, "value": variable.value} for variable in run.variables],
+        }
+    )
+
+
+def files_json(view: RunView) -> bytes:
+    """List the output files of a run."""
+    return _json([_file(file) for file in view.files])
+
+
+def _file(file: RemoteFile) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": file.id,
+        "relativePath": file.path,
+        "decryptedSize": file.size,
+        "dateUploaded": _time(file.uploaded_ns),
+        "typeId": file.type_id,
+        "isUploaded": file.is_uploaded,
+    }
+    if file.digest is not None:
+        row[file.digest.algorithm] = file.digest.value.hex()
+    return row
+
+
+def table(values: Mapping[str, object]) -> bytes:
+    """Return `name value` lines."""
+    return "".join(f"{name} {value}\n" for name, value in values.items()).encode()
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+
+def _time(time_ns: int | None) -> str | None:
+    """Return an ISO time with the precision that was given, None where there is no time."""
+    if time_ns is None:
+        return None
+    seconds, fraction = divmod(time_ns, _NS)
+    text = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"

@@ -1,0 +1,110 @@
+"""Single flight: the same question asked by many callers is answered by one piece of work on our own threads.
+
+A FUSE callback never talks to the network itself: it asks a `Loader` and waits for the future, at most so long.
+A resolver or a server that hangs then holds one of our threads, never a caller past its deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, TypeVar
+
+from rescalefs.errors import DeadlineExceeded, Unavailable
+
+T = TypeVar("T")
+
+
+class Loader:
+    """A bounded pool on which equal work in flight is collapsed.
+
+    Threads: any. `start` is called once the process is the one that stays (after daemonising).
+    """
+
+    def __init__(self, name: str, threads: int, wait_s: float) -> None:
+        self._name = name
+        self._threads = threads
+        self._wait_s = wait_s
+        self._lock = threading.Lock()  # guards _flights and _pool; nothing is waited for under it
+        self._flights: dict[Hashable, Future[Any]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+
+    def start(self) -> None:
+        """Make the threads' pool."""
+        with self._lock:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix=self._name)
+
+    def close(self) -> None:
+        """Refuse new work and let those who wait fail; running work ends by its own deadlines."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            flights = list(self._flights.values())
+            self._flights.clear()
+        for flight in flights:
+            _land(flight, error=Unavailable("the mount is closing"))
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def begin(self, key: Hashable, work: Callable[[], T]) -> Future[T]:
+        """Start *work* under *key*, or join what is in flight under it.
+
+        Raises:
+            Unavailable: the mount is being closed.
+        """
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is not None:
+                return flight
+            if self._pool is None:
+                raise Unavailable("the mount is closing")
+            flight = self._flights[key] = Future()
+            self._pool.submit(self._fly, key, flight, work)
+        return flight
+
+    def load(self, key: Hashable, work: Callable[[], T], what: str) -> T:
+        """Return the result of *work*, shared with all who ask for *key* meanwhile.
+
+        Raises:
+            DeadlineExceeded: the answer took longer than this loader lets a caller wait; *what* names the thing.
+            RescaleError: whatever *work* raised.
+        """
+        return self.result(self.begin(key, work), what)
+
+    def result(self, flight: Future[T], what: str) -> T:
+        """Wait for *flight* no longer than this loader lets a caller wait.
+
+        Raises: as `load`.
+        """
+        try:
+            return flight.result(self._wait_s)
+        except FutureTimeout as error:
+            if flight.done():  # the work itself raised a TimeoutError: on Python 3.11 they are one class
+                raise Unavailable(f"{what}: {error}") from error
+            raise DeadlineExceeded(f"{what}: no answer in {self._wait_s:g} s") from None
+
+    def _fly(self, key: Hashable, flight: Future[T], work: Callable[[], T]) -> None:
+        try:
+            result = work()
+        except BaseException as error:  # whatever it is, it belongs to those who wait
+            self._forget(key, flight)
+            _land(flight, error=error)
+        else:
+            self._forget(key, flight)
+            _land(flight, result)
+
+    def _forget(self, key: Hashable, flight: Future[Any]) -> None:
+        with self._lock:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+
+def _land(flight: Future[Any], result: object = None, error: BaseException | None = None) -> None:
+    """Give those who wait their answer, unless they have one already: closing and working may both try."""
+    with contextlib.suppress(InvalidStateError):
+        if error is not None:
+            flight.set_exception(error)
+        else:
+            flight.set_result(result)

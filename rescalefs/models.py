@@ -1,0 +1,216 @@
+"""Jobs, runs and files as the API describes them, made from its JSON.
+
+The only module that knows the API's field names.
+Times are nanoseconds since the epoch (`_ns`), sizes are bytes.
+A field of the wrong type is a `Corrupt` answer, never a crash; a field that the API may leave out has a default.
+Field names and their oddities: Rescale API documentation (2016, 2023), see docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from rescalefs.errors import Corrupt
+
+# Python 3.10's fromisoformat knows neither "Z" nor fractions of other than 3 or 6 digits.
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:?\d\d)?")
+
+# Statuses after which a job does nothing more (Rescale Interlink `models/job.go`; "Cancelled" from other clients).
+TERMINAL_STATUSES = frozenset(
+    {"Completed", "Failed", "Stopped", "Force Stopped", "Force Stop", "Terminated", "Cancelled"}
+)
+
+
+def parse_time_ns(text: object) -> int | None:
+    """Return an ISO 8601 time as nanoseconds since the epoch, None for an absent one.
+
+    Raises:
+        Corrupt: the text is not a time.
+    """
+    if text is None or text == "":
+        return None
+    match = _TIME.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise Corrupt(f"the API sent {text!r} where a time belongs")
+    day, clock, fraction, zone = match.groups()
+    zone = "+00:00" if zone in (None, "Z") else zone if ":" in zone else f"{zone[:3]}:{zone[3:]}"
+    try:
+        whole = datetime.fromisoformat(f"{day}T{clock}{zone}")
+    except ValueError as error:
+        raise Corrupt(f"the API sent {text!r} where a time belongs") from error
+    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    delta = whole - epoch
+    seconds = delta.days * 86_400 + delta.seconds
+    return seconds * 10**9 + int((fraction or "").ljust(9, "0"))
+
+
+def _text(item: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    value = item.get(key, default)
+    if value is None:
+        value = default
+    if not isinstance(value, str):
+        raise Corrupt(f"the API sent {value!r} as {key}, text was expected")
+    return value
+
+
+def _count(item: Mapping[str, Any], key: str) -> int | None:
+    """Return a whole number that may be absent, or come as text (folder listings send sizes so)."""
+    value = item.get(key)
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise Corrupt(f"the API sent {value!r} as {key}, a whole number was expected")
+    return value
+
+
+def _mapping(item: object) -> Mapping[str, Any]:
+    if not isinstance(item, Mapping):
+        raise Corrupt(f"the API sent {type(item).__name__} where an object belongs")
+    return item
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job. `status` is the API's word, "" for a job that was never submitted, None where it was not told."""
+
+    id: str
+    name: str
+    owner: str
+    created_ns: int
+    status: str | None
+    analyses: tuple[str, ...] = ()
+
+    @classmethod
+    def from_api(cls, item: object, *, id: str | None = None) -> Job:
+        """Make a job from a list item, or from a detail answer (which may lack the id and has no status)."""
+        row = _mapping(item)
+        status_field = row.get("jobStatus")
+        status = _text(_mapping(status_field), "content", "") if status_field is not None else None
+        names = row.get("analysisNames") or ()
+        return cls(
+            id=_text(row, "id", id),
+            name=_text(row, "name", ""),
+            owner=_text(row, "owner", ""),
+            created_ns=parse_time_ns(row.get("dateInserted")) or 0,
+            status=status,
+            analyses=tuple(name for name in names if isinstance(name, str)),
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """True once the job will never run again."""
+        return self.status in TERMINAL_STATUSES
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One design variable of a run."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution. `started_ns` is None before it began, `completed_ns` is None until it ended."""
+
+    id: str
+    started_ns: int | None
+    completed_ns: int | None
+    order: int
+    output_count: int | None
+    output_bytes: int | None
+    variables: tuple[Variable, ...] = ()
+
+    @classmethod
+    def from_api(cls, item: object) -> Run:
+        """Make a run from a list item or a detail answer.
+
+        `dateInserted` stands for `dateStarted` in parts of the documentation, so either is taken.
+        """
+        row = _mapping(item)
+        id = row.get("id")
+        started = row["dateStarted"] if "dateStarted" in row else row.get("dateInserted")
+        variables = row.get("variables") or ()
+        return cls(
+            id=str(id) if isinstance(id, int) else _text(row, "id"),
+            started_ns=parse_time_ns(started),
+            completed_ns=parse_time_ns(row.get("dateCompleted")),
+            order=_count(row, "displayOrder") or 0,
+            output_count=_count(row, "outputFileCount"),
+            output_bytes=_count(row, "outputFileSize"),
+            variables=tuple(Variable(_text(_mapping(v), "name"), str(_mapping(v).get("value", ""))) for v in variables),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One output file as a listing row describes it. `digest` is the strongest whole-file checksum known.
+
+    `encodedEncryptionKey` of the row is a secret and is dropped here.
+    """
+
+    id: str
+    path: str
+    size: int
+    uploaded_ns: int
+    type_id: int
+    is_uploaded: bool
+    is_deleted: bool
+    digest: Digest | None
+    run_id: str | None = None
+
+    @classmethod
+    def from_api(cls, item: object) -> RemoteFile:
+        """Make a file from a listing row."""
+        row = _mapping(item)
+        name = _text(row, "name", "")
+        return cls(
+            id=_text(row, "id"),
+            path=_text(row, "relativePath", name) or name,
+            size=_count(row, "decryptedSize") or 0,
+            uploaded_ns=parse_time_ns(row.get("dateUploaded")) or 0,
+            type_id=_count(row, "typeId") or 0,
+            is_uploaded=row.get("isUploaded", True) is True,
+            is_deleted=row.get("isDeleted", False) is True,
+            digest=_digest(row),
+            run_id=_run_of(_text(row, "path", "")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A checksum of a whole file's plaintext. `algorithm` is a name that `hashlib.new` takes."""
+
+    algorithm: str
+    value: bytes
+
+
+def _digest(row: Mapping[str, Any]) -> Digest | None:
+    """Return the strongest checksum of a row; an unknown or malformed one counts as absent."""
+    found: dict[str, str] = {}
+    for entry in row.get("fileChecksums") or ():
+        if isinstance(entry, Mapping):
+            found[str(entry.get("hashFunction", "")).lower().replace("-", "")] = str(entry.get("fileHash", ""))
+    if isinstance(row.get("md5"), str):
+        found.setdefault("md5", row["md5"])
+    for algorithm, length_bytes in (("sha512", 64), ("sha256", 32), ("sha1", 20), ("md5", 16)):
+        text = found.get(algorithm, "")
+        if re.fullmatch(rf"[0-9a-fA-F]{{{2 * length_bytes}}}", text):
+            return Digest(algorithm, bytes.fromhex(text))
+    return None
+
+
+_STORAGE_KEY = re.compile(r"user/[^/]+/output/job_[^/]+/run([^/]+)/")
+
+
+def _run_of(storage_key: str) -> str | None:
+    """Return the run id that a file's storage key names (`user/…/output/job_…/run3/…`), if it names one."""
+    match = _STORAGE_KEY.match(storage_key)
+    return match.group(1) if match else None

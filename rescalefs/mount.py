@@ -1,0 +1,195 @@
+"""One mount, from its settings to its end: builds the rooms, serves, and cleans up.
+
+Everything that has threads, sockets or open files is made in `serve`, in the process that stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rescalefs.binding import Binding, End, NoFuse
+from rescalefs.budget import Budget
+from rescalefs.catalog import Catalog
+from rescalefs.client import Client
+from rescalefs.config import Settings
+from rescalefs.content import ContentEngine, DiskCache
+from rescalefs.control import Controls
+from rescalefs.credentials import Account
+from rescalefs.follow import Follower
+from rescalefs.loader import Loader
+from rescalefs.namespace import Namespace, Rooms
+from rescalefs.notify import notify
+from rescalefs.operations import Operations
+from rescalefs.transport import Transport
+
+log = logging.getLogger(__name__)
+
+# Listings, states and acts in flight; each waits for the API, none computes.
+METADATA_THREADS = 16
+# Live files fetched side by side; the budget for them is 2 a second.
+LIVE_THREADS = 8
+# How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
+READY_S = 30.0
+_QUIT = (signal.SIGINT, signal.SIGTERM)
+
+
+class Mount:
+    """The rooms of one mount, wired together. Nothing runs before `start`."""
+
+    def __init__(self, settings: Settings, account: Account, owner: str) -> None:
+        self._settings = settings
+        deadline_s = settings.metadata_deadline_s
+        self._transport = Transport(account.origin, account.key, Budget())
+        self._client = Client(self._transport)
+        self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
+        self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
+        self.catalog = Catalog(self._client, self._loader, deadline_s=deadline_s)
+        self._engine = ContentEngine(
+            DiskCache(settings.cache_directory, settings.cache_bytes),
+            self._client,
+            account=f"{account.origin} {owner}",
+            deadline_s=settings.data_deadline_s,
+        )
+        self._follower = Follower(self._client, self._live_loader, lambda: settings.cache_directory)
+        controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s)
+        rooms = Rooms(
+            self.catalog,
+            self._engine,
+            self._follower,
+            controls,
+            settings.is_read_only,
+            time.time_ns(),
+            self._stats,
+            {"origin": account.origin, **settings.public()},
+        )
+        self.namespace = Namespace(rooms)
+
+    def start(self) -> None:
+        """Make the threads."""
+        self._client.start()
+        self._loader.start()
+        self._live_loader.start()
+        self._engine.start()
+
+    def close(self) -> None:
+        """Let everybody who waits fail, and end the threads. May be called twice."""
+        self._loader.close()
+        self._live_loader.close()
+        self._engine.close()
+        self._client.close()
+        self._transport.close()
+
+    def _stats(self) -> Mapping[str, object]:
+        requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}
+        return {**requests, "throttled_s": round(self._transport.throttled_s, 1), **self._engine.stats()}
+
+
+def serve(settings: Settings, account: Account, owner: str, binding: Binding, on_ready: Callable[[], None]) -> None:
+    """Mount and serve until unmounted or told to end by a signal. Called in the main thread.
+
+    *on_ready* is called from another thread once the mount answers.
+
+    Raises:
+        NoFuse: the mount could not be made.
+    """
+    mount = Mount(settings, account, owner)
+    end = End()
+
+    def started() -> None:
+        mount.start()
+        threading.Thread(target=_announce, args=(settings.mount_point, on_ready), name="ready", daemon=True).start()
+
+    operations = Operations(
+        mount.namespace,
+        settings.cache_directory,
+        metadata_deadline_s=settings.metadata_deadline_s,
+        on_start=started,
+        on_stop=mount.close,
+    )
+    # libfuse's own handlers would stop its loop, but not those who wait inside a callback. So all signals are blocked
+    # here, and in every thread made later, and one thread takes them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_QUIT, signal.SIGHUP})
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    threading.Thread(target=_take_signals, args=(mount, end), name="signals", daemon=True).start()
+    options: dict[str, str | bool] = dict(settings.fuse_options or {})
+    if settings.allow_other:
+        options["allow_other"] = True
+    log.info("mounting %s on %s with %s", account.origin, settings.mount_point, binding.name)
+    try:
+        binding.run(operations, str(settings.mount_point), options, end)
+    finally:
+        notify("STOPPING=1", os.environ)
+        mount.close()
+    log.info("unmounted %s", settings.mount_point)
+
+
+def _take_signals(mount: Mount, end: End) -> None:
+    while True:
+        number = signal.sigwait({*_QUIT, signal.SIGHUP})
+        if number == signal.SIGHUP:
+            log.info("SIGHUP: asking Rescale again from now on")
+            mount.catalog.refresh()
+        else:
+            log.info("%s: ending", signal.Signals(number).name)
+            mount.close()
+            end()
+
+
+def _announce(mount_point: Path, on_ready: Callable[[], None]) -> None:
+    try:
+        os.statvfs(mount_point)  # answered by another thread of this process, once the kernel lets it
+    except OSError as error:
+        log.error("the mount does not answer: %s", error)
+        return
+    notify("READY=1", os.environ)
+    on_ready()
+
+
+def run_in_background(serve_here: Callable[[Callable[[], None]], None], detach: Callable[[], None]) -> bool:
+    """Fork a process that serves; return True once its mount answers, False if it ended before that.
+
+    The child keeps standard error until it is ready, so that what the library complains about is seen.
+    *detach* is called in the child when it is ready: it points the standard streams elsewhere.
+    """
+    reader, writer = os.pipe()
+    if (child := os.fork()) != 0:
+        os.close(writer)
+        with open(reader, "rb") as channel:
+            is_ready = _read_within(channel.fileno(), READY_S) == b"1"
+        if not is_ready:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+        return is_ready
+    code = 1
+    try:
+        os.close(reader)
+        os.setsid()
+        os.chdir("/")
+
+        def ready() -> None:
+            detach()
+            os.write(writer, b"1")
+            os.close(writer)
+
+        serve_here(ready)
+        code = 0
+    except NoFuse as error:
+        print(f"rescalefs: {error}", file=sys.stderr)
+    finally:
+        logging.shutdown()
+        os._exit(code)  # threads that wait for a resolver must not hold the process
+
+
+def _read_within(descriptor: int, seconds: float) -> bytes:
+    readable, _, _ = select.select([descriptor], [], [], seconds)
+    return os.read(descriptor, 1) if readable else b""

@@ -1,0 +1,275 @@
+"""Which node stands at a path: the shape of the mount.
+
+    /jobs/<id>/runs/<n>/<relativePath>     outputs, and `stop` and `snapshot` while the run is live
+    /jobs/<id>/runs/latest -> <n>
+    /jobs/<id>/runs/<n>/.rescale/          run.json status files.json refresh stop snapshot
+    /jobs/<id>/.rescale/                   job.json status refresh
+    /.rescale/                             version status stats config refresh
+
+The only module that knows this shape; a new file in it is one line in one of the tables below.
+`.rescale` is reached by name and never listed.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from rescalefs import __version__, generated
+from rescalefs.catalog import Catalog, RunState, RunView
+from rescalefs.content import ContentEngine
+from rescalefs.control import ActKey, Controls
+from rescalefs.errors import NotADirectory, NotFound
+from rescalefs.follow import Follower, LiveKey
+from rescalefs.models import RemoteFile
+from rescalefs.nodes import (
+    Directory,
+    Entry,
+    Fixed,
+    Link,
+    LiveOutput,
+    Node,
+    OutputFile,
+    Text,
+    act_file,
+    directory_attributes,
+    output_attributes,
+    refresh_file,
+)
+from rescalefs.tree import RESERVED, Branch, Leaf, LivePath
+
+ACTS = ("stop", "snapshot")
+# Job ids are short words of letters; what file managers and indexers probe for has dots, dashes or spaces.
+_JOB_ID = re.compile(r"[A-Za-z0-9]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """The collaborators that nodes are made of."""
+
+    catalog: Catalog
+    engine: ContentEngine
+    follower: Follower
+    controls: Controls
+    is_read_only: bool
+    started_ns: int
+    stats: Callable[[], Mapping[str, object]]
+    config: Mapping[str, object]
+
+
+class Namespace:
+    """Finds the node at a path. Threads: any."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._root = _root(rooms)
+
+    def node(self, path: str) -> Node:
+        """Return the node at *path*, which begins with "/" and is relative to the mount point.
+
+        Raises:
+            NotFound: there is nothing of that name.
+            NotADirectory: the path goes on below something that is none.
+        """
+        node: Node = self._root
+        for name in path.split("/"):
+            if name:
+                if not isinstance(node, Directory):
+                    raise NotADirectory(f"{path} goes on below a file")
+                node = node.child(name)
+        return node
+
+
+def _root(rooms: Rooms) -> Directory:
+    def own() -> Node:
+        texts = {
+            "version": lambda: f"{__version__}\n".encode(),
+            "status": lambda: b"online\n",
+            "stats": lambda: generated.table(rooms.stats()),
+            "config": lambda: generated.table(rooms.config),
+        }
+        return Fixed(
+            {
+                **{name: _text(render, rooms.started_ns) for name, render in texts.items()},
+                "refresh": lambda: refresh_file(rooms.catalog.refresh, rooms.started_ns),
+            },
+            modified_ns=rooms.started_ns,
+        )
+
+    return Fixed({"jobs": lambda: _Jobs(rooms)}, {RESERVED: own}, rooms.started_ns)
+
+
+def _text(render: Callable[[], bytes], modified_ns: int) -> Callable[[], Node]:
+    return lambda: Text(render, modified_ns)
+
+
+class _Jobs(Directory):
+    """All jobs by id. Listing them lists no runs; a job that is not in the list is looked up by name."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self.modified_ns = rooms.started_ns
+
+    def child(self, name: str) -> Node:
+        if not _JOB_ID.fullmatch(name):
+            raise NotFound(f"no job can be called {name!r}")
+        job = self._rooms.catalog.job(name)
+        return _job(self._rooms, job.id, job.created_ns)
+
+    def entries(self) -> Iterator[Entry]:
+        for job in self._rooms.catalog.jobs().values():
+            if _JOB_ID.fullmatch(job.id):
+                yield Entry(job.id, stat.S_IFDIR, directory_attributes(job.created_ns))
+
+
+class _Job(Fixed):
+    """One job; its name and status are extended attributes."""
+
+    def __init__(self, rooms: Rooms, job_id: str, created_ns: int, own: Callable[[], Node]) -> None:
+        super().__init__({"runs": lambda: _Runs(rooms, job_id, created_ns)}, {RESERVED: own}, created_ns)
+        self._rooms = rooms
+        self._job_id = job_id
+
+    def xattrs(self) -> Mapping[str, str]:
+        catalog = self._rooms.catalog
+        return {"name": catalog.job(self._job_id).name, "status": catalog.status(self._job_id)}
+
+
+def _job(rooms: Rooms, job_id: str, created_ns: int) -> Directory:
+    catalog = rooms.catalog
+
+    def own() -> Node:
+        return Fixed(
+            {
+                "job.json": _text(lambda: generated.job_json(catalog.job(job_id), catalog.status(job_id)), created_ns),
+                "status": _text(lambda: generated.word(catalog.status(job_id)), created_ns),
+                "refresh": lambda: refresh_file(lambda: catalog.refresh(job_id), created_ns),
+            },
+            modified_ns=created_ns,
+        )
+
+    return _Job(rooms, job_id, created_ns, own)
+
+
+class _Runs(Directory):
+    """The runs of a job, and `latest`."""
+
+    def __init__(self, rooms: Rooms, job_id: str, created_ns: int) -> None:
+        self._rooms = rooms
+        self._job_id = job_id
+        self.modified_ns = created_ns
+
+    def child(self, name: str) -> Node:
+        runs = self._rooms.catalog.runs(self._job_id)
+        if name == "latest" and runs and name not in runs:
+            return self._latest()
+        if name not in runs:
+            raise NotFound(f"job {self._job_id} has no run {name}")
+        return _Run(self._rooms, self._job_id, name)
+
+    def entries(self) -> Iterator[Entry]:
+        runs = self._rooms.catalog.runs(self._job_id)
+        for run in runs.values():
+            modified_ns = run.completed_ns or run.started_ns or self.modified_ns
+            yield Entry(run.id, stat.S_IFDIR, directory_attributes(modified_ns))
+        if runs and "latest" not in runs:
+            yield Entry("latest", stat.S_IFLNK, self._latest().attributes())
+
+    def _latest(self) -> Link:
+        return Link(list(self._rooms.catalog.runs(self._job_id))[-1], self.modified_ns)
+
+
+class _Outputs(Directory):
+    """One directory of a run's files."""
+
+    def __init__(self, rooms: Rooms, view: RunView, branch: Branch) -> None:
+        self._rooms = rooms
+        self._view = view
+        self._branch = branch
+        run = view.run
+        self.modified_ns = branch.modified_ns or run.completed_ns or run.started_ns or 0
+
+    def child(self, name: str) -> Node:
+        leaf = self._branch.entries.get(name)
+        if leaf is None:
+            raise NotFound(f"no {name} here")
+        return self._node(leaf)
+
+    def entries(self) -> Iterator[Entry]:
+        engine = self._rooms.engine
+        for name, leaf in self._branch.entries.items():
+            if isinstance(leaf, RemoteFile):
+                yield Entry(name, stat.S_IFREG, output_attributes(leaf, engine))
+            elif isinstance(leaf, LivePath):
+                yield Entry(name, stat.S_IFREG, None)  # its size takes a read, which a listing is not worth
+            else:
+                yield Entry(name, stat.S_IFDIR, self._node(leaf).attributes())
+
+    def _node(self, leaf: Leaf | Branch) -> Node:
+        view = self._view
+        if isinstance(leaf, RemoteFile):
+            return OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id)
+        if isinstance(leaf, LivePath):
+            return LiveOutput(LiveKey(view.job_id, view.run.id, leaf.path), self._rooms.follower)
+        return _Outputs(self._rooms, view, leaf)
+
+
+class _Run(Directory):
+    """The top directory of one run: its outputs, its controls while it is live, and `.rescale`.
+
+    The listing is asked for when a child or the entries are, not for the attributes: `ls -l runs` is cheap.
+    """
+
+    def __init__(self, rooms: Rooms, job_id: str, run_id: str) -> None:
+        self._rooms = rooms
+        self._job_id = job_id
+        self._run_id = run_id
+        run = rooms.catalog.run(job_id, run_id)
+        self.modified_ns = run.completed_ns or run.started_ns or rooms.catalog.job(job_id).created_ns
+
+    def child(self, name: str) -> Node:
+        if name == RESERVED:
+            return self._own()
+        view = self._rooms.catalog.view(self._job_id, self._run_id)
+        if name not in view.root.entries and name in self._acts(view):
+            return self._act(name)
+        return _Outputs(self._rooms, view, view.root).child(name)
+
+    def entries(self) -> Iterator[Entry]:
+        view = self._rooms.catalog.view(self._job_id, self._run_id)
+        yield from _Outputs(self._rooms, view, view.root).entries()
+        for act in self._acts(view):
+            if act not in view.root.entries:
+                yield Entry(act, stat.S_IFREG, self._act(act).attributes())
+
+    def xattrs(self) -> Mapping[str, str]:
+        return {"name": self._run_id, "status": self._rooms.catalog.state(self._job_id, self._run_id).value}
+
+    @staticmethod
+    def _acts(view: RunView) -> tuple[str, ...]:
+        return ACTS if view.state is RunState.LIVE else ()
+
+    def _act(self, act: str) -> Node:
+        key = ActKey(self._job_id, self._run_id, act)
+        return act_file(self._rooms.controls, key, self.modified_ns, is_read_only=self._rooms.is_read_only)
+
+    def _own(self) -> Node:
+        catalog, job_id, run_id = self._rooms.catalog, self._job_id, self._run_id
+
+        def state() -> str:
+            return catalog.state(job_id, run_id).value
+
+        texts = {
+            "run.json": lambda: generated.run_json(catalog.run(job_id, run_id), state()),
+            "status": lambda: generated.word(state()),
+            "files.json": lambda: generated.files_json(catalog.view(job_id, run_id)),
+        }
+        return Fixed(
+            {
+                **{name: _text(render, self.modified_ns) for name, render in texts.items()},
+                "refresh": lambda: refresh_file(lambda: catalog.refresh(job_id, run_id), self.modified_ns),
+                **{act: lambda act=act: self._act(act) for act in ACTS},  # type: ignore[misc]
+            },
+            modified_ns=self.modified_ns,
+        )

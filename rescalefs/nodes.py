@@ -1,0 +1,341 @@
+"""What can stand at a path: directories, links, output files, live files, generated texts, control files.
+
+A node answers for itself (attributes, entries, target, opening); a handle is one open file.
+Nodes know neither FUSE nor errno; they raise rescalefs errors.
+"""
+
+from __future__ import annotations
+
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+from rescalefs.content import ContentEngine, ContentHandle
+from rescalefs.control import ActKey, Controls, check_payload
+from rescalefs.errors import NotFound, NotUploaded, ReadOnly
+from rescalefs.follow import Follower, LiveHandle, LiveKey
+from rescalefs.models import RemoteFile
+
+
+class Attributes(NamedTuple):
+    """What stat tells: mode with the kind's bits, size in bytes, time in nanoseconds since the epoch."""
+
+    mode: int
+    size: int
+    modified_ns: int
+
+
+class Entry(NamedTuple):
+    """One line of a directory. `attributes` is None where telling them would need a request; `kind` is always known."""
+
+    name: str
+    kind: int
+    attributes: Attributes | None
+
+
+class Handle(Protocol):
+    """An open file. Threads: any.
+
+    `is_direct` keeps the kernel's page cache away (the bytes may change), `identity` names bytes that never change.
+    """
+
+    is_direct: bool
+    identity: str | None
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes [offset, offset + size), fewer at the end only."""
+
+    def write(self, data: bytes) -> None:
+        """Take one command."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class Node(ABC):
+    """One thing in the tree."""
+
+    @abstractmethod
+    def attributes(self) -> Attributes:
+        """Return what stat tells of this node."""
+
+    def xattrs(self) -> Mapping[str, str]:
+        """Return the extended attributes `user.rescale.*` without that prefix."""
+        return {}
+
+
+class Directory(Node):
+    """A node with named children."""
+
+    modified_ns: int = 0
+
+    def attributes(self) -> Attributes:
+        """A directory is for everybody to read, and nobody to write."""
+        return directory_attributes(self.modified_ns)
+
+    @abstractmethod
+    def child(self, name: str) -> Node:
+        """Return the child of that name.
+
+        Raises:
+            NotFound: there is none.
+        """
+
+    @abstractmethod
+    def entries(self) -> Iterable[Entry]:
+        """Return the children that are listed, all of them or an error."""
+
+
+class File(Node):
+    """A node that can be opened."""
+
+    @abstractmethod
+    def open(self, is_writing: bool) -> Handle:
+        """Open the file.
+
+        Raises:
+            ReadOnly: it was opened for writing and is no control file.
+        """
+
+    def truncate(self) -> None:
+        """Set the size: what a shell does before it writes.
+
+        Raises:
+            ReadOnly: it is no control file.
+        """
+        raise ReadOnly("results cannot be changed")
+
+
+class Link(Node):
+    """A symbolic link."""
+
+    def __init__(self, target: str, modified_ns: int) -> None:
+        self.target = target
+        self._modified_ns = modified_ns
+
+    def attributes(self) -> Attributes:
+        """A link is as long as its target."""
+        return Attributes(stat.S_IFLNK | 0o777, len(self.target.encode()), self._modified_ns)
+
+
+class Fixed(Directory):
+    """A directory whose children are made by name; those in *hidden* are reached by name but not listed."""
+
+    def __init__(
+        self,
+        listed: Mapping[str, Callable[[], Node]],
+        hidden: Mapping[str, Callable[[], Node]] | None = None,
+        modified_ns: int = 0,
+    ) -> None:
+        self._listed = listed
+        self._hidden = hidden or {}
+        self.modified_ns = modified_ns
+
+    def child(self, name: str) -> Node:
+        """Make the child."""
+        make = self._listed.get(name) or self._hidden.get(name)
+        if make is None:
+            raise NotFound(f"no {name} here")
+        return make()
+
+    def entries(self) -> Iterator[Entry]:
+        """Return what is listed."""
+        for name, make in self._listed.items():
+            attributes = make().attributes()
+            yield Entry(name, stat.S_IFMT(attributes.mode), attributes)
+
+
+class _ReadHandle:
+    """What reading handles share: a write is refused."""
+
+    is_direct = True
+    identity: str | None = None
+
+    def write(self, data: bytes) -> None:
+        raise ReadOnly("results cannot be changed")
+
+    def close(self) -> None:
+        pass
+
+
+class _TextHandle(_ReadHandle):
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._text[offset : offset + size]
+
+
+class Text(File):
+    """A generated file; its text is made anew at each open, and stays the same for that handle."""
+
+    def __init__(self, render: Callable[[], bytes], modified_ns: int) -> None:
+        self._render = render
+        self._modified_ns = modified_ns
+
+    def attributes(self) -> Attributes:
+        """The size is that of the text as it would be now."""
+        return Attributes(stat.S_IFREG | 0o444, len(self._render()), self._modified_ns)
+
+    def open(self, is_writing: bool) -> Handle:
+        """Render the text."""
+        if is_writing:
+            raise ReadOnly("this file is generated")
+        return _TextHandle(self._render())
+
+
+class _CommandHandle(_TextHandle):
+    def __init__(self, text: bytes, command: Callable[[bytes], None]) -> None:
+        super().__init__(text)
+        self._command = command
+
+    def write(self, data: bytes) -> None:
+        self._command(data)
+
+
+class Command(File):
+    """A control file: what is written to it is one command; reading it tells how the last one went."""
+
+    def __init__(
+        self,
+        command: Callable[[bytes], None],
+        report: Callable[[], bytes],
+        modified_ns: int,
+        *,
+        is_read_only: bool,
+    ) -> None:
+        self._command = command
+        self._report = report
+        self._modified_ns = modified_ns
+        self._is_read_only = is_read_only
+
+    def attributes(self) -> Attributes:
+        """The owner alone may read and write it."""
+        mode = stat.S_IFREG | (0o400 if self._is_read_only else 0o600)
+        return Attributes(mode, len(self._report()), self._modified_ns)
+
+    def open(self, is_writing: bool) -> Handle:
+        """Open it; nothing happens before a write."""
+        if is_writing and self._is_read_only:
+            raise ReadOnly("mounted with --read-only")
+        return _CommandHandle(self._report(), self._command)
+
+    def truncate(self) -> None:
+        """Do nothing: `echo 1 > stop` truncates before it writes."""
+        if self._is_read_only:
+            raise ReadOnly("mounted with --read-only")
+
+
+def act_file(controls: Controls, key: ActKey, modified_ns: int, *, is_read_only: bool) -> Command:
+    """Return the control file of one act on one run."""
+    return Command(
+        lambda data: controls.write(key, data),
+        lambda: controls.report(key),
+        modified_ns,
+        is_read_only=is_read_only,
+    )
+
+
+def refresh_file(refresh: Callable[[], None], modified_ns: int) -> Command:
+    """Return a control file that drops what is known; it changes nothing on Rescale, so --read-only keeps it."""
+
+    def command(data: bytes) -> None:
+        check_payload(data, "refresh")
+        refresh()
+
+    return Command(command, lambda: b"write 1 to ask Rescale again\n", modified_ns, is_read_only=False)
+
+
+class _OutputHandle(_ReadHandle):
+    is_direct = False
+
+    def __init__(self, content: ContentHandle) -> None:
+        self._content = content
+        self.identity = content.identity
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._content.read(offset, size)
+
+    def close(self) -> None:
+        self._content.close()
+
+
+class OutputFile(File):
+    """A file that has been uploaded; its bytes never change."""
+
+    def __init__(self, file: RemoteFile, engine: ContentEngine, job_id: str, run_id: str) -> None:
+        self._file = file
+        self._engine = engine
+        self._job_id = job_id
+        self._run_id = run_id
+
+    def attributes(self) -> Attributes:
+        """Size and time are the API's."""
+        return output_attributes(self._file, self._engine)
+
+    def open(self, is_writing: bool) -> Handle:
+        """Open the file without asking for a byte.
+
+        Raises:
+            NotUploaded: the API lists it, but does not have it yet.
+        """
+        if is_writing:
+            raise ReadOnly("results cannot be changed")
+        if not self._file.is_uploaded:
+            raise NotUploaded(f"file {self._file.id} ({self._file.path}) is listed, but its upload is not complete")
+        return _OutputHandle(self._engine.open(self._file))
+
+    def xattrs(self) -> Mapping[str, str]:
+        """Ids, checksum, and how much of it is here."""
+        digest = self._file.digest
+        checksum = {digest.algorithm: digest.value.hex()} if digest else {}
+        return {
+            "file_id": self._file.id,
+            "job_id": self._job_id,
+            "run_id": self._run_id,
+            "state": self._engine.state(self._file),
+            **checksum,
+        }
+
+
+class _FollowHandle(_ReadHandle):
+    def __init__(self, handle: LiveHandle) -> None:
+        self._handle = handle
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._handle.read(offset, size)
+
+
+class LiveOutput(File):
+    """A file of a live run; it may grow while it is open."""
+
+    def __init__(self, key: LiveKey, follower: Follower) -> None:
+        self._key = key
+        self._follower = follower
+
+    def attributes(self) -> Attributes:
+        """The size that the file was last seen with; the time is when it was last seen to change."""
+        file = self._follower.file(self._key)
+        size = file.size()
+        return Attributes(stat.S_IFREG | 0o444, size, file.changed_ns)
+
+    def open(self, is_writing: bool) -> Handle:
+        """Open the file, fetching it if it was never seen."""
+        if is_writing:
+            raise ReadOnly("results cannot be changed")
+        return _FollowHandle(self._follower.open(self._key))
+
+    def xattrs(self) -> Mapping[str, str]:
+        """Ids and state."""
+        return {"job_id": self._key.job_id, "run_id": self._key.run_id, "state": "live"}
+
+
+def directory_attributes(modified_ns: int) -> Attributes:
+    """Return the attributes of every directory in the mount."""
+    return Attributes(stat.S_IFDIR | 0o555, 0, modified_ns)
+
+
+def output_attributes(file: RemoteFile, engine: ContentEngine) -> Attributes:
+    """Return the attributes of an uploaded file."""
+    return Attributes(stat.S_IFREG | 0o444, engine.size(file), file.uploaded_ns)

@@ -1,0 +1,311 @@
+"""The file system operations as FUSE asks for them: paths and handles in, values and errno out.
+
+The only module that knows errno. `Operations` raises rescalefs errors; `Gate` stands around every operation, turns
+them into an OSError with the errno of the table below, and leaves one log line for each failure. No other exception
+can leave it: one that escapes into a FUSE binding becomes a short file or a garbage errno there.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any, NoReturn
+
+import xxhash
+from cachetools import LRUCache
+
+from rescalefs import errors
+from rescalefs.names import MAX_NAME_BYTES
+from rescalefs.namespace import Namespace
+from rescalefs.nodes import Attributes, Directory, File, Handle, Link
+
+log = logging.getLogger(__name__)
+
+# The nearest base class of an error decides. EIO for all that failed on the way to the bytes.
+ERRNO: Mapping[type[BaseException], int] = {
+    errors.NotFound: errno.ENOENT,
+    errors.NotADirectory: errno.ENOTDIR,
+    errors.IsADirectory: errno.EISDIR,
+    errors.ReadOnly: errno.EROFS,
+    errors.AccessDenied: errno.EACCES,
+    errors.BadCommand: errno.EINVAL,
+    errors.NotPossibleNow: errno.EPERM,
+    errors.Busy: errno.EBUSY,
+    errors.Stale: errno.ESTALE,
+    errors.DeadlineExceeded: errno.ETIMEDOUT,
+    errors.NoAttribute: errno.ENODATA,
+    errors.NotSupported: errno.EOPNOTSUPP,
+    errors.RescaleError: errno.EIO,
+}
+# How loud a failure is. Tools ask for what is not there all day; a command refused is its user's to know, and the
+# shell has said so; anything else means that a program saw an error where it expected data.
+_LEVELS: Mapping[type[BaseException], int] = {
+    errors.NotFound: logging.DEBUG,
+    errors.NotADirectory: logging.DEBUG,
+    errors.IsADirectory: logging.DEBUG,
+    errors.NoAttribute: logging.DEBUG,
+    errors.NotSupported: logging.DEBUG,
+    errors.ReadOnly: logging.DEBUG,
+    errors.BadCommand: logging.INFO,
+    errors.NotPossibleNow: logging.INFO,
+    errors.Busy: logging.INFO,
+    errors.RescaleError: logging.ERROR,
+}
+
+# Reads that may wait at once; more of them are refused after a wait, so that threads are left for everything else.
+MAX_PARKED_READS = 512
+# Nodes whose last opened content is remembered, for the page cache rule.
+_MAX_OPENED = 100_000
+XATTR_PREFIX = "user.rescale."
+_BLOCK_BYTES = 512  # the unit of st_blocks
+_INODE_BITS = (1 << 63) - 1
+
+
+def errno_of(error: BaseException) -> int:
+    """Return the errno for *error*: that of its nearest base class in `ERRNO`, else EIO."""
+    return next((ERRNO[kind] for kind in type(error).__mro__ if kind in ERRNO), errno.EIO)
+
+
+def inode_of(path: str) -> int:
+    """Return the inode number of a path: 63 bits of a hash, so that it outlives remounts; never 0, nor the root's 1."""
+    return max(2, xxhash.xxh3_64_intdigest(path.encode(errors="surrogateescape")) & _INODE_BITS)
+
+
+class Operations:
+    """What the kernel may ask. Threads: any; FUSE calls it on many at once.
+
+    With `raw_fi`, handles travel in the binding's file info, whose `fh`, `direct_io` and `keep_cache` are set here.
+    """
+
+    use_ns = True  # times are whole nanoseconds, for both bindings
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        cache_directory: Path,
+        *,
+        metadata_deadline_s: float,
+        on_start: Callable[[], None] = lambda: None,
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._namespace = namespace
+        self._cache_directory = cache_directory
+        self._metadata_deadline_s = metadata_deadline_s
+        self._on_start = on_start
+        self._on_stop = on_stop
+        self._owner = {"st_uid": os.getuid(), "st_gid": os.getgid()}
+        self._parked = threading.BoundedSemaphore(MAX_PARKED_READS)
+        self._lock = threading.Lock()  # guards the fields below; nothing but dictionary access is done under it
+        self._numbers = count(1)
+        self._handles: dict[int, Handle] = {}
+        self._listings: dict[int, tuple[str, list[tuple[str, dict[str, int], bool]]]] = {}
+        self._opened: LRUCache[str, str] = LRUCache(_MAX_OPENED)
+
+    # ---- life ----
+
+    def init(self, path: str) -> None:
+        """The kernel has connected: make the threads, in the process that stays."""
+        self._on_start()
+
+    def destroy(self, path: str) -> None:
+        """The mount is gone."""
+        self._on_stop()
+
+    # ---- looking ----
+
+    def getattr(self, path: str, fh: object = None) -> dict[str, int]:
+        """Return the attributes of a path."""
+        return self._stat(path, self._namespace.node(path).attributes())
+
+    def readlink(self, path: str) -> str:
+        """Return the target of a link."""
+        node = self._namespace.node(path)
+        if not isinstance(node, Link):
+            raise errors.BadCommand(f"{path} is not a link")
+        return node.target
+
+    def opendir(self, path: str) -> int:
+        """Read a whole directory, so that what readdir gives is one moment's, complete or an error."""
+        entries = self._list(path)
+        with self._lock:
+            number = next(self._numbers)
+            self._listings[number] = (path, entries)
+        return number
+
+    def readdir(self, path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
+        """Return all entries with what is known of them."""
+        return [(name, attributes, 0) for name, attributes, _ in self.listing(path, fh, 0)]
+
+    def listing(self, path: str, fh: int, offset: int) -> list[tuple[str, dict[str, int], bool]]:
+        """Return the entries from number *offset* on: name, attributes, and whether these are complete."""
+        with self._lock:
+            _, entries = self._listings.get(fh, (path, []))
+        return entries[offset:] if offset else entries
+
+    def releasedir(self, path: str, fh: int) -> int:
+        """Drop an open directory."""
+        with self._lock:
+            self._listings.pop(fh, None)
+        return 0
+
+    def _list(self, path: str) -> list[tuple[str, dict[str, int], bool]]:
+        node = self._namespace.node(path)
+        if not isinstance(node, Directory):
+            raise errors.NotADirectory(f"{path} is not a directory")
+        base = path.rstrip("/")
+        here = self._stat(path, node.attributes())
+        entries = [
+            (".", here, True),
+            ("..", {"st_mode": stat.S_IFDIR, "st_ino": inode_of(os.path.dirname(base) or "/")}, False),
+        ]
+        for entry in node.entries():
+            below = f"{base}/{entry.name}"
+            if entry.attributes is None:
+                entries.append((entry.name, {"st_mode": entry.kind, "st_ino": inode_of(below)}, False))
+            else:
+                entries.append((entry.name, self._stat(below, entry.attributes), True))
+        return entries
+
+    def _stat(self, path: str, attributes: Attributes) -> dict[str, int]:
+        mode, size, modified_ns = attributes
+        return {
+            "st_mode": mode,
+            "st_ino": inode_of(path),
+            "st_nlink": 1,  # for a directory: "not counted", so that find looks into all of them
+            "st_size": size,
+            "st_blocks": -(-size // _BLOCK_BYTES),
+            "st_mtime": modified_ns,
+            "st_ctime": modified_ns,
+            "st_atime": modified_ns,
+            **self._owner,
+        }
+
+    def statfs(self, path: str) -> dict[str, int]:
+        """Tell of the disk that holds the cache, which is what fills up; never asks the network."""
+        try:
+            disk = os.statvfs(self._cache_directory)
+        except OSError:
+            disk = os.statvfs("/")
+        names = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail")
+        return {**{name: getattr(disk, name) for name in names}, "f_namemax": MAX_NAME_BYTES}
+
+    def getxattr(self, path: str, name: str, position: int = 0) -> bytes:
+        """Return one extended attribute; other classes than `user.` are refused from memory."""
+        if not name.startswith("user."):
+            raise errors.NotSupported(f"no attributes like {name}")
+        values = self._namespace.node(path).xattrs() if name.startswith(XATTR_PREFIX) else {}
+        value = values.get(name[len(XATTR_PREFIX) :])
+        if value is None:
+            raise errors.NoAttribute(f"{path} has no {name}")
+        return value.encode(errors="surrogateescape")
+
+    def listxattr(self, path: str) -> list[str]:
+        """Return the names of the extended attributes."""
+        return [XATTR_PREFIX + name for name in self._namespace.node(path).xattrs()]
+
+    # ---- reading and commanding ----
+
+    def open(self, path: str, fi: Any) -> int:
+        """Open a file, and tell the kernel how to cache it."""
+        node = self._file(path)
+        is_writing = fi.flags & os.O_ACCMODE != os.O_RDONLY
+        handle = node.open(is_writing)
+        with self._lock:
+            fi.fh = number = next(self._numbers)
+            self._handles[number] = handle
+            if handle.identity is not None:
+                # Pages in the kernel may stay only if they are of the same bytes: the path may have been a live
+                # file, or an older upload.
+                fi.keep_cache = int(self._opened.get(path) == handle.identity)
+                self._opened[path] = handle.identity
+        fi.direct_io = int(handle.is_direct)
+        return 0
+
+    def read(self, path: str, size: int, offset: int, fi: Any) -> bytes:
+        """Return bytes of an open file, short only at its end."""
+        handle = self._handles[fi.fh]
+        if not self._parked.acquire(blocking=False) and not self._parked.acquire(timeout=self._metadata_deadline_s):
+            raise errors.Unavailable(f"{path}: {MAX_PARKED_READS} reads are waiting already")
+        try:
+            return handle.read(offset, size)
+        finally:
+            self._parked.release()
+
+    def write(self, path: str, data: bytes, offset: int, fi: Any) -> int:
+        """Hand a command to a control file. Each write is one command, wherever in the file it goes."""
+        self._handles[fi.fh].write(data)
+        return len(data)
+
+    def release(self, path: str, fi: Any) -> int:
+        """Close a file."""
+        with self._lock:
+            handle = self._handles.pop(fi.fh, None)
+        if handle is not None:
+            handle.close()
+        return 0
+
+    def truncate(self, path: str, length: int, fh: object = None) -> int:
+        """Accept the truncation that a shell sends before a command; refuse any other."""
+        self._file(path).truncate()
+        return 0
+
+    def _file(self, path: str) -> File:
+        node = self._namespace.node(path)
+        if isinstance(node, Directory):
+            raise errors.IsADirectory(f"{path} is a directory")
+        if not isinstance(node, File):
+            raise errors.BadCommand(f"{path} cannot be opened")
+        return node
+
+    # ---- what a mount of results refuses, all in the same way ----
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise errors.ReadOnly("results cannot be changed")
+
+    create = mkdir = mknod = symlink = link = unlink = rmdir = rename = _refuse
+    chmod = chown = utimens = setxattr = removexattr = fallocate = _refuse
+
+
+# What the bindings look for. Each one that is absent saves the kernel a question: without `flush` and `access`
+# an open takes 75 instead of 115 us. Locks are left to the kernel, which keeps them locally.
+OPERATIONS = tuple(name for name in vars(Operations) if not name.startswith("_") and name not in ("use_ns", "listing"))
+
+
+class Gate:
+    """Every operation, wrapped. What the bindings are given as their operations object."""
+
+    use_ns = True
+
+    def __init__(self, operations: Operations) -> None:
+        for name in (*OPERATIONS, "listing"):
+            if not hasattr(type(self), name):
+                setattr(self, name, guarded(name, getattr(operations, name)))
+
+
+def guarded(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap one operation so that nothing but an OSError with a real errno can leave it."""
+
+    def run(*args: Any) -> Any:
+        began = time.monotonic()
+        try:
+            return operation(*args)
+        except BaseException as error:  # whatever it is, the binding must not see it
+            code = errno_of(error)
+            seconds = time.monotonic() - began
+            where = args[0] if args and isinstance(args[0], str) else ""
+            level = next((_LEVELS[kind] for kind in type(error).__mro__ if kind in _LEVELS), None)
+            if level is None:
+                log.exception("%s %s after %.1f s: unforeseen", name, where, seconds)
+            else:
+                log.log(level, "%s %s after %.1f s: %s (%s)", name, where, seconds, error, errno.errorcode[code])
+            raise OSError(code, os.strerror(code)) from None
+
+    run.__name__ = name
+    return run

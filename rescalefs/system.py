@@ -1,0 +1,151 @@
+"""What the operating system says about mount points, and how to unmount."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+FUSE_DEVICE = Path("/dev/fuse")
+FILE_SYSTEM_TYPE = "fuse.rescalefs"
+_OCTAL = re.compile(r"\\([0-7]{3})")
+# An unmount is done when the call returns; this is for helpers that hang.
+_HELPER_S = 20.0
+_POLL_S = 0.05
+
+
+class MountError(Exception):
+    """A mount point cannot be used, or not be left; the text is one sentence with the remedy."""
+
+
+class AlreadyMounted(MountError):
+    """Something is mounted there."""
+
+
+class FuseMissing(MountError):
+    """FUSE does not work on this machine, or not for this user."""
+
+
+class MountEntry(NamedTuple):
+    """One line of the kernel's mount table."""
+
+    mount_point: Path
+    type: str
+
+
+def mounts() -> Iterator[MountEntry]:
+    """Yield what is mounted, from the kernel's table: it never touches, and so never waits for, a file system."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            fields, _, rest = line.partition(" - ")
+            point = _OCTAL.sub(lambda found: chr(int(found.group(1), 8)), fields.split(" ")[4])
+            yield MountEntry(Path(point), rest.split(" ")[0])
+
+
+def mounted_type(mount_point: Path) -> str | None:
+    """Return the type of the file system on top of *mount_point*, None where nothing is mounted."""
+    found = [entry.type for entry in mounts() if entry.mount_point == mount_point]
+    return found[-1] if found else None
+
+
+def check_fuse() -> None:
+    """Make sure that this user can mount FUSE file systems.
+
+    Raises:
+        FuseMissing: the device, the right to open it, or the helper program is missing.
+    """
+    if not FUSE_DEVICE.exists():
+        raise FuseMissing(
+            "there is no /dev/fuse: load the kernel module with  modprobe fuse  "
+            "(in a container: --device /dev/fuse --cap-add SYS_ADMIN)"
+        )
+    if os.geteuid() == 0:
+        return
+    if _fusermount() is None:
+        raise FuseMissing("fusermount3 is missing: install it with  apt-get install fuse3")
+    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
+        raise FuseMissing("you may not open /dev/fuse: an administrator can allow it with  chmod 666 /dev/fuse")
+
+
+def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None:
+    """Make sure that something can be mounted at *mount_point*; clear what a dead mount left there.
+
+    Raises:
+        AlreadyMounted: something is mounted there.
+        MountError: it is missing, no directory, not empty, or may not be entered.
+    """
+    kind = mounted_type(mount_point)
+    if kind is not None and is_dead(mount_point):
+        unmount(mount_point, is_lazy=True)
+        kind = mounted_type(mount_point)
+    if kind is not None:
+        name = "rescalefs" if kind == FILE_SYSTEM_TYPE else kind
+        raise AlreadyMounted(
+            f"{name} is mounted on {mount_point} already: leave it with  rescalefs umount {mount_point}"
+        )
+    try:
+        is_empty = not any(True for _ in os.scandir(mount_point))
+    except FileNotFoundError:
+        raise MountError(f"there is no directory {mount_point}: make it with  mkdir -p {mount_point}") from None
+    except NotADirectoryError:
+        raise MountError(f"{mount_point} is not a directory") from None
+    except OSError as error:
+        raise MountError(f"{mount_point} cannot be used: {error.strerror}") from None
+    if not is_empty and not may_be_filled:
+        raise MountError(f"{mount_point} is not empty: choose an empty directory, or mount over it with  -o nonempty")
+
+
+def is_dead(mount_point: Path) -> bool:
+    """True if the process behind a FUSE mount is gone."""
+    try:
+        os.statvfs(mount_point)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def unmount(mount_point: Path, *, is_lazy: bool = False) -> None:
+    """Unmount a FUSE file system, as root or as the user who mounted it.
+
+    Raises:
+        MountError: it is busy, or the system refused.
+    """
+    helper = _fusermount()
+    if os.geteuid() == 0:
+        command = ["umount", *(["-l"] if is_lazy else []), str(mount_point)]
+    elif helper is not None:
+        command = [helper, "-u", *(["-z"] if is_lazy else []), str(mount_point)]
+    else:
+        raise MountError("fusermount3 is missing: install it with  apt-get install fuse3")
+    try:
+        done = subprocess.run(  # a fixed program, the path as one argument
+            command, capture_output=True, text=True, errors="replace", timeout=_HELPER_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise MountError(f"{command[0]} did not end in {_HELPER_S:g} s") from None
+    if done.returncode != 0:
+        reason = " ".join(done.stderr.split()) or f"{command[0]} failed with code {done.returncode}"
+        if "busy" in reason:
+            remedy = f"close what is open there, or detach it with  rescalefs umount --lazy {mount_point}"
+            reason = f"{mount_point} is in use: {remedy}"
+        raise MountError(reason)
+
+
+def wait_until_unmounted(mount_point: Path, deadline_s: float) -> bool:
+    """Wait until nothing is mounted at *mount_point*; False if it takes longer."""
+    give_up_at = time.monotonic() + deadline_s
+    while mounted_type(mount_point) is not None:
+        if time.monotonic() > give_up_at:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _fusermount() -> str | None:
+    return shutil.which("fusermount3") or shutil.which("fusermount")

@@ -1,0 +1,393 @@
+"""One HTTP request to the API, done well: key, budget, retries, redirects, deadlines.
+
+The only module that knows `requests`. It knows no endpoint and nothing of what the answers mean.
+
+- A GET is retried on 429, 5xx, transport errors and bodies that were cut, with back-off and jitter or Retry-After,
+  until its deadline; urllib3's `Retry` decides what to retry and how long to wait, the budget decides when to go.
+- A POST is sent once, on a fresh connection, and never again: it may have arrived.
+- The key goes to the configured origin and nowhere else, redirects included.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from http.cookiejar import DefaultCookiePolicy
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPResponse
+from urllib3.exceptions import HTTPError, InvalidHeader
+from urllib3.util import Retry
+
+from rescalefs import __version__
+from rescalefs.budget import Budget
+from rescalefs.credentials import Key
+from rescalefs.errors import AccessDenied, Corrupt, NotFound, Refused, RescaleError, Unavailable
+from rescalefs.timing import Clock, remaining_s
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# A page of 1000 rows is about 1 MB; a body beyond this is no listing.
+MAX_JSON_BYTES = 256 * 1024 * 1024
+# A healthy answer of the API begins within a few seconds; the longest silence borne on one connection.
+CONNECT_S = 10.0
+SILENCE_S = 20.0
+MAX_REDIRECTS = 4
+_READ_BYTES = 64 * 1024
+
+# What urllib3 is asked to judge: which answers are worth another try, and how long to wait before it.
+_RETRY = Retry(
+    total=10,
+    backoff_factor=0.25,
+    backoff_jitter=0.25,
+    backoff_max=8.0,
+    status_forcelist=(429, 500, 502, 503, 504),
+    allowed_methods=("GET",),
+)
+_ONCE = _RETRY.new(total=0)
+_TRANSPORT_ERRORS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)
+
+
+class _KeyAuth(requests.auth.AuthBase):
+    """Puts the key on a request. Being an auth object also keeps requests from looking into ~/.netrc."""
+
+    def __init__(self, authorization: str | None) -> None:
+        self.authorization = authorization
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self.authorization is not None:
+            request.headers["Authorization"] = self.authorization
+        return request
+
+
+class Transfer:
+    """A body that is read as it comes. Used by one thread at a time; `close` may come from another.
+
+    `start` is the offset in the file of the first byte that will come, `total` the file's size as the server says.
+    """
+
+    def __init__(self, response: requests.Response, start: int, total: int | None, what: str) -> None:
+        self.start = start
+        self.total = total
+        self._response = response
+        self._raw: HTTPResponse = response.raw
+        self._what = what
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Place the next bytes in *buffer* and return how many; 0 at the end of the body.
+
+        Raises:
+            Unavailable: the body was cut short, or nothing came for too long.
+        """
+        try:
+            return self._raw.readinto(buffer)
+        except (*_TRANSPORT_ERRORS, ValueError) as error:  # ValueError: closed by another thread
+            raise Unavailable(f"{self._what}: the transfer was cut: {_cause(error)}") from None
+
+    def close(self) -> None:
+        """End the transfer; a body that was read to its end gives its connection back."""
+        self._response.close()
+
+    def __enter__(self) -> Transfer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Transport:
+    """Sends requests to one origin. Threads: any."""
+
+    def __init__(
+        self,
+        origin: str,
+        key: Key,
+        budget: Budget,
+        *,
+        clock: Clock = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.origin = origin
+        self._key = key
+        self._budget = budget
+        self._clock = clock
+        self._sleep = sleep
+        self._adapter = HTTPAdapter(pool_connections=2, pool_maxsize=64)
+        self._idle: deque[requests.Session] = deque()  # its append and pop are atomic; a session serves one thread
+        self._lock = threading.Lock()  # guards _requests; nothing else is done under it
+        self._requests: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """Drop idle connections."""
+        self._adapter.close()
+
+    @property
+    def throttled_s(self) -> float:
+        """Seconds for which the API has asked us to wait."""
+        return self._budget.throttled_s
+
+    @property
+    def requests_by_endpoint(self) -> Mapping[str, int]:
+        """How many requests were sent so far, by the name that the caller gave them."""
+        with self._lock:
+            return dict(self._requests)
+
+    def json(self, endpoint: str, scope: str, path: str, deadline_at: float, *, is_retried: bool = True) -> Any:
+        """GET and parse one JSON document, whatever its Content-Type says.
+
+        Raises: as `get`.
+        """
+
+        def parse(response: requests.Response) -> Any:
+            with response:
+                body = bytearray()
+                while chunk := response.raw.read(_READ_BYTES, decode_content=True):
+                    body += chunk
+                    remaining_s(deadline_at, f"GET {path}", self._clock)
+                    if len(body) > MAX_JSON_BYTES:
+                        raise Refused(f"GET {path}: more than {MAX_JSON_BYTES} bytes of JSON", response.status_code)
+            try:
+                return json.loads(body)
+            except (ValueError, RecursionError):
+                raise Corrupt(f"GET {path}: the answer is not JSON: {bytes(body[:60])!r}") from None
+
+        return self._get(endpoint, scope, path, deadline_at, {}, parse, _RETRY if is_retried else _ONCE)
+
+    def stream(
+        self,
+        endpoint: str,
+        scope: str,
+        path: str,
+        deadline_at: float,
+        *,
+        start: int = 0,
+        end: int | None = None,
+    ) -> Transfer:
+        """Begin to GET bytes [start, end) of a resource, to its end if *end* is None.
+
+        The answer may begin at 0 though *start* is higher, where the server ignores ranges: look at `Transfer.start`.
+
+        Raises: as `_get`; Corrupt also for an answer of another range than asked.
+        """
+        headers = {"Accept-Encoding": "identity"}  # lengths and offsets mean the plain bytes
+        if start > 0 or end is not None:
+            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+
+        def begin(response: requests.Response) -> Transfer:
+            try:
+                return _transfer(response, path, start)
+            except Corrupt:
+                response.close()
+                raise
+
+        return self._get(endpoint, scope, path, deadline_at, headers, begin, _RETRY)
+
+    def post(self, endpoint: str, scope: str, path: str, deadline_at: float) -> Any:
+        """POST once without a body; return the answer's JSON, {} where a success carries none.
+
+        Raises:
+            NotFound, AccessDenied, Refused, Unavailable: the API said no; the text tells.
+            Unavailable: no answer came, and whether the request arrived is not known.
+            DeadlineExceeded: the budget left no time; nothing was sent.
+        """
+        what = f"POST {path}"
+        self._budget.take(scope, deadline_at)
+        left_s = remaining_s(deadline_at, what, self._clock)
+        self._count(endpoint)
+        try:
+            # A connection of its own: on a kept one that the server has just closed, a POST that was lost
+            # and one that arrived cannot be told apart.
+            with self._new_session(HTTPAdapter()) as session:
+                response = session.post(
+                    f"{self.origin}/api/v2/{path}",
+                    auth=_KeyAuth(self._key.authorization),
+                    timeout=(min(CONNECT_S, left_s), left_s),
+                    allow_redirects=False,
+                )
+        except _TRANSPORT_ERRORS as error:
+            raise Unavailable(f"{what}: no answer, so it may or may not have been done: {_cause(error)}") from None
+        if response.status_code == 429:
+            self._budget.throttled(scope, _retry_after_s(response, 1.0))
+        if not 200 <= response.status_code < 300:
+            raise _error_of(response, what)
+        try:
+            return response.json() if response.content else {}
+        except ValueError:
+            return {}  # a success need not be JSON: the job-level stop is documented with an empty 202
+
+    def _get(
+        self,
+        endpoint: str,
+        scope: str,
+        path: str,
+        deadline_at: float,
+        headers: Mapping[str, str],
+        consume: Callable[[requests.Response], T],
+        retry: Retry,
+    ) -> T:
+        """GET one resource and *consume* the answer, retried as *retry* says until the deadline.
+
+        Raises:
+            NotFound, AccessDenied, Refused: the API said so.
+            Unavailable, Corrupt: it failed, and went on failing.
+            DeadlineExceeded: the budget leaves no time for a try.
+        """
+        what = f"GET {path}"
+        url = f"{self.origin}/api/v2/{path}"
+        while True:
+            self._budget.take(scope, deadline_at)
+            status, wait_s = 0, None
+            failure: RescaleError
+            try:
+                response = self._follow(endpoint, url, headers, deadline_at)
+                status = response.status_code
+                if status in (200, 206):
+                    self._budget.succeeded(scope)
+                    return consume(response)
+                wait_s = _retry_after_s(response, None)
+                with response:
+                    failure = _error_of(response, what)
+                if not retry.is_retry("GET", status):
+                    raise failure
+            except Refused:
+                raise
+            except Unavailable as error:
+                failure = error
+            except _TRANSPORT_ERRORS as error:
+                failure = Unavailable(f"{what}: cannot reach {urlsplit(url).netloc}: {_cause(error)}")
+            if not retry.total:
+                raise failure
+            retry = retry.increment("GET", url, response=HTTPResponse(b"", status=status or 599))
+            back_off_s = retry.get_backoff_time() if wait_s is None else wait_s
+            if status == 429:
+                self._budget.throttled(scope, back_off_s)
+            if self._clock() + back_off_s >= deadline_at:
+                raise failure
+            is_loud = len(retry.history) >= 3  # the first hiccups are every network's; what lasts is worth a warning
+            log.log(logging.WARNING if is_loud else logging.INFO, "%s; again in %.1f s", failure, back_off_s)
+            self._sleep(back_off_s)
+
+    def _follow(self, endpoint: str, url: str, headers: Mapping[str, str], deadline_at: float) -> requests.Response:
+        """GET *url* and what it redirects to; the key goes to the configured origin only, and is renewed once."""
+        session = self._borrow()
+        try:
+            redirects = renewals = 0
+            while True:
+                self._count(endpoint)
+                left_s = remaining_s(deadline_at, f"GET {urlsplit(url).path}", self._clock)
+                authorization = self._key.authorization if url.startswith(f"{self.origin}/") else None
+                response = session.get(
+                    url,
+                    headers=dict(headers),
+                    auth=_KeyAuth(authorization),
+                    stream=True,
+                    timeout=(min(CONNECT_S, left_s), min(SILENCE_S, left_s)),
+                    allow_redirects=False,
+                )
+                if response.status_code == 401 and authorization and not renewals and self._key.renew(authorization):
+                    log.info("the API key was refused; its source has a new one")
+                    renewals += 1
+                    response.close()
+                    continue
+                target = response.headers.get("Location")
+                if response.status_code not in (301, 302, 303, 307, 308) or not target:
+                    return response
+                response.close()
+                url = urljoin(url, target)
+                redirects += 1
+                host = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
+                if urlsplit(url).scheme not in ("https", urlsplit(self.origin).scheme):
+                    raise Refused(f"redirected to {host}, which is not secure", response.status_code)
+                if redirects > MAX_REDIRECTS:
+                    raise Refused(f"more than {MAX_REDIRECTS} redirects, the last one to {host}", response.status_code)
+        finally:
+            self._idle.append(session)
+
+    def _count(self, endpoint: str) -> None:
+        with self._lock:
+            self._requests[endpoint] += 1
+
+    def _borrow(self) -> requests.Session:
+        """Return an idle session. requests does not say that a session may be shared by threads, so none is."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._new_session(self._adapter)
+
+    @staticmethod
+    def _new_session(adapter: HTTPAdapter) -> requests.Session:
+        session = requests.Session()
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+        session.headers["User-Agent"] = f"rescalefs/{__version__}"
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # the API is asked with the key alone
+        return session
+
+
+def _cause(error: BaseException) -> str:
+    """Return what went wrong, without the object addresses and URLs that requests puts around it."""
+    inner: BaseException = error
+    while inner.args and isinstance(inner.args[0], BaseException):
+        inner = inner.args[0]
+    reason = getattr(inner, "reason", None)
+    text = str(reason if isinstance(reason, BaseException) else inner)
+    return text.rsplit(">: ", 1)[-1].rsplit("): ", 1)[-1] or type(error).__name__
+
+
+def _retry_after_s(response: requests.Response, default_s: T) -> float | T:
+    """Return the seconds for which the server wants to be left alone, in either form of Retry-After."""
+    header = response.headers.get("Retry-After")
+    try:
+        return _RETRY.parse_retry_after(header) if header else default_s
+    except (InvalidHeader, ValueError, OverflowError):
+        return default_s
+
+
+def _small_body(response: requests.Response) -> bytes:
+    """Return the beginning of an error's body; a POST's was read already, a GET's is still on the connection."""
+    return response.raw.read(2000, decode_content=True) or response.content
+
+
+def _error_of(response: requests.Response, what: str) -> RescaleError:
+    """Turn a refusal into an error. Its body may be JSON of several shapes, or a proxy's HTML."""
+    try:
+        body = json.loads(_small_body(response))
+        detail = str(body.get("detail") or body) if isinstance(body, Mapping) else str(body)
+    except (*_TRANSPORT_ERRORS, ValueError, RecursionError):
+        detail = response.reason or ""
+    text = f"{what}: {response.status_code} {detail[:200]}".rstrip()
+    match response.status_code:
+        case 401 | 403:
+            return AccessDenied(text)
+        case 404:
+            return NotFound(text)
+        case 429 | 500 | 502 | 503 | 504:
+            return Unavailable(text)
+        case status:
+            return Refused(text, status)
+
+
+def _transfer(response: requests.Response, what: str, start: int) -> Transfer:
+    """Check that an answer is of the range asked for, or of the whole file."""
+    if response.status_code == 200:
+        length = response.headers.get("Content-Length", "")
+        return Transfer(response, 0, int(length) if length.isascii() and length.isdigit() else None, what)
+    text = response.headers.get("Content-Range", "")
+    unit, _, rest = text.partition(" ")
+    span, _, total = rest.partition("/")
+    first, _, last = span.partition("-")
+    if unit != "bytes" or not first.isdigit() or not last.isdigit() or int(first) != start:
+        raise Corrupt(f"{what}: asked for bytes from {start}, got {text!r}")
+    return Transfer(response, start, int(total) if total.isdigit() else None, what)

@@ -1,0 +1,101 @@
+"""The directory tree of one run, built from flat lists of paths.
+
+The API lists files only; directories are the prefixes of their paths, empty ones do not exist.
+Nothing is hidden: of files that claim one place the newest upload gets the plain name, the others `name~<file id>`;
+a file whose path is also a directory's gets `name~<file id>`, and so does a file that would be called `.rescale`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from rescalefs.models import RemoteFile
+from rescalefs.names import escape, fit, with_id
+
+# The names that the mount itself answers in a run's directory; no output is shown under them.
+RESERVED = ".rescale"
+
+
+@dataclass(frozen=True, slots=True)
+class LivePath:
+    """A file in a live run's working directory; nothing but its path is known from the listing."""
+
+    path: str
+
+    @property
+    def id(self) -> str:
+        """A short stand-in for the file id that live files do not have."""
+        return hashlib.blake2b(self.path.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+
+
+Leaf = RemoteFile | LivePath
+
+
+@dataclass(slots=True)
+class Branch:
+    """One directory: its entries by shown name. `modified_ns` is the newest upload below it, 0 if there is none."""
+
+    entries: dict[str, Leaf | Branch] = field(default_factory=dict)
+    modified_ns: int = 0
+
+    def leaves(self) -> Iterator[Leaf]:
+        """Yield every file below this directory."""
+        for entry in self.entries.values():
+            if isinstance(entry, Branch):
+                yield from entry.leaves()
+            else:
+                yield entry
+
+
+def build_tree(files: Iterable[RemoteFile], live_paths: Iterable[str] = ()) -> Branch:
+    """Arrange output files and live paths as directories; an output file replaces the live one of its path."""
+    # Newest upload first, so that it is the one to get the plain name; the id makes the order total.
+    ordered = sorted(files, key=lambda file: (-file.uploaded_ns, file.id))
+    uploaded = {file.path for file in ordered}
+    live = [LivePath(path) for path in dict.fromkeys(live_paths) if path not in uploaded]
+    leaves: list[Leaf] = [*ordered, *live]
+    root = Branch()
+    homes = [_home(root, leaf) for leaf in leaves]
+    late: list[tuple[Branch, str, Leaf]] = []
+    for leaf, (branch, name) in zip(leaves, homes, strict=True):
+        if name in branch.entries or (branch is root and name == RESERVED):
+            late.append((branch, name, leaf))
+        else:
+            branch.entries[name] = leaf
+    for branch, name, leaf in late:  # after all plain names are taken, so that a mark never displaces one
+        while name in branch.entries or name == RESERVED:
+            name = with_id(name, leaf.id)
+        branch.entries[name] = leaf
+    _sort(root)
+    return root
+
+
+def _sort(branch: Branch) -> None:
+    """Order the entries by name, below too: listings then read the same each time, and in order of their numbers."""
+    branch.entries = dict(sorted(branch.entries.items()))
+    for entry in branch.entries.values():
+        if isinstance(entry, Branch):
+            _sort(entry)
+
+
+def _home(root: Branch, leaf: Leaf) -> tuple[Branch, str]:
+    """Return the directory that *leaf* belongs to, made where it is missing, and the name it would like."""
+    *parents, last = leaf.path.split("/")
+    modified_ns = leaf.uploaded_ns if isinstance(leaf, RemoteFile) else 0
+    branch = root
+    branch.modified_ns = max(branch.modified_ns, modified_ns)
+    for parent in parents:
+        name = escape(parent)
+        if branch is root and name == RESERVED:
+            name = "%2E" + name[1:]
+        below = branch.entries.setdefault(fit(name, _mark(parent)), Branch())
+        assert isinstance(below, Branch)  # files are placed after all directories exist
+        branch = below
+        branch.modified_ns = max(branch.modified_ns, modified_ns)
+    return branch, fit(escape(last), leaf.id)
+
+
+def _mark(segment: str) -> str:
+    return hashlib.blake2b(segment.encode(errors="surrogatepass"), digest_size=4).hexdigest()

@@ -1,0 +1,190 @@
+"""Fixtures: a world, its emulator, and real mounts of it with each binding."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from rescalefs import system
+from rescalefs.emulator.server import Emulator
+from rescalefs.emulator.world import Run, World
+from tests.tools import FILES
+
+# Generous waits for a loaded machine; no test asserts how long anything took.
+READY_S = 30.0
+END_S = 20.0
+BINDINGS = {"fuse3": "fuse3", "fuse2": "fuse"}
+
+
+def missing(binding: str) -> str | None:
+    """Say why a mount with *binding* cannot be made here, None if it can."""
+    if ctypes.util.find_library(BINDINGS[binding]) is None:
+        return f"lib{BINDINGS[binding]} is not installed"
+    try:
+        system.check_fuse()
+    except system.FuseMissing as error:
+        return str(error)
+    return None
+
+
+@dataclass
+class Mounted:
+    """A mount in a process of its own, as a user makes it."""
+
+    path: Path
+    emulator: Emulator
+    cache: Path
+    log_file: Path
+    command: list[str]
+    environ: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    args: list[str] = field(default_factory=list)
+
+    @property
+    def jobs(self) -> Path:
+        """The directory of all jobs."""
+        return self.path / "jobs"
+
+    @property
+    def log(self) -> str:
+        """Everything the mount has logged so far."""
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    def mount(self, *more: str) -> None:
+        """Start the process and wait until the mount answers."""
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.command, *self.args, *more, str(self.path)],
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_for(lambda: self._is_up(), READY_S, lambda: f"no mount; its log:\n{self.log}")
+
+    def _is_up(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the mount ended with {self.process.returncode}:\n{self.log}"
+        if system.mounted_type(self.path) is None:
+            return False
+        try:
+            return "jobs" in os.listdir(self.path)  # asks the process; a stat may be answered by a dead mount's cache
+        except OSError:
+            return False
+
+    def unmount(self) -> int:
+        """End the mount in order; return the process's exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(END_S)
+
+    def clean_up(self) -> None:
+        """Leave nothing behind, whatever state the mount is in; never wait for ever."""
+        if self.process is not None and self.process.poll() is None:
+            try:
+                self.unmount()
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if system.mounted_type(self.path) is not None:
+            with contextlib.suppress(system.MountError):
+                system.unmount(self.path, is_lazy=True)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, message: Callable[[], str]) -> None:
+    """Wait until *condition* holds; fail with *message* if it does not within *seconds*."""
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > give_up_at:
+            pytest.fail(message())
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def world() -> World:
+    """An empty world."""
+    return World()
+
+
+@pytest.fixture
+def emulator(world: World) -> Iterator[Emulator]:
+    """The world, served."""
+    with Emulator(world) as running:
+        yield running
+
+
+@pytest.fixture(params=sorted(BINDINGS, reverse=True))
+def binding(request: pytest.FixtureRequest) -> str:
+    """Each binding in turn; one that cannot be used is skipped, but never where CI is set."""
+    name: str = request.param
+    if (reason := missing(name)) is not None:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must run every mount test: {reason}")
+        pytest.skip(reason)
+    return name
+
+
+@pytest.fixture
+def mount_of(binding: str, tmp_path: Path) -> Iterator[Callable[..., Mounted]]:
+    """Make mounts of emulators: `mount_of(emulator, "--read-only")`; keywords go into the environment."""
+    made: list[Mounted] = []
+
+    def make(emulator: Emulator, *args: str, **more: str) -> Mounted:
+        home = tmp_path / f"mount{len(made)}"
+        point = home / "rescale"
+        point.mkdir(parents=True)
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
+            "RESCALE_API_URL": emulator.origin,
+            "RESCALE_API_KEY": emulator.key,
+            **more,
+        }
+        command = [sys.executable, "-m", "rescalefs", "mount", "--foreground", "--binding", binding]
+        cache = home / "cache"
+        options = ["--cache-dir", str(cache), "--cache-size", "1G", *args]
+        mounted = Mounted(point, emulator, cache, home / "log", command, environ, args=options)
+        made.append(mounted)
+        mounted.log_file.touch()
+        mounted.mount()
+        return mounted
+
+    yield make
+    for mounted in reversed(made):
+        mounted.clean_up()
+
+
+@pytest.fixture
+def mounted(mount_of: Callable[..., Mounted], emulator: Emulator) -> Mounted:
+    """The emulator's world, mounted. The test fills the world; the mount looks when it is asked."""
+    return mount_of(emulator)
+
+
+@pytest.fixture
+def run(world: World) -> Run:
+    """A finished run of job AbCdE with some files."""
+    return world.add_job("AbCdE", name="wing / case 1").add_run(finished=True, files=FILES)
+
+
+@pytest.fixture
+def live(world: World) -> Run:
+    """A live run of job LiveR."""
+    return world.add_job("LiveR").add_run(live={"log": b"Time = 0\n", "case/U": b"(0 0 0)"})
+
+
+@pytest.fixture
+def outputs(run: Run, mounted: Mounted) -> Path:
+    """The directory of the finished run."""
+    return mounted.jobs / "AbCdE/runs/1"
