@@ -13,7 +13,7 @@ import enum
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -103,7 +103,7 @@ class Catalog:
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()  # guards the two fields below; no request and no wait is made under it
-        self._known: TLRUCache[Hashable, _Known] = TLRUCache(
+        self._known: TLRUCache[tuple[str, ...], _Known] = TLRUCache(
             MAX_KNOWN, ttu=lambda _key, known, now: now + known.lifetime_s, timer=clock
         )
         self._last_views: dict[tuple[str, str], tuple[RunView, float]] = {}
@@ -271,15 +271,19 @@ class Catalog:
     # ---- keeping ----
 
     def refresh(self, job_id: str | None = None, run_id: str | None = None) -> None:
-        """Forget what is known of everything, of one job, or of one run's files."""
+        """Forget what is known of everything, of one job, or of one run and its files.
+
+        A job's name and date stay known with less than everything: they do not change, and its folder must not vanish.
+        """
         with self._lock:
             for key in list(self._known):
-                kind, *ids = key if isinstance(key, tuple) else (key,)
-                is_below = job_id is None or (ids[:1] == [job_id] and (run_id is None or ids[1:2] == [run_id]))
-                if is_below and (job_id is None or kind != "job"):
+                kind, *ids = key
+                is_of_job = ids[:1] == [job_id] and kind != "job"
+                is_of_run = kind != "view" or ids[1:] == [run_id]
+                if job_id is None or (is_of_job and (run_id is None or is_of_run)):
                     del self._known[key]
 
-    def _ask(self, key: Hashable, load: Callable[[], _Known], what: str) -> Any:
+    def _ask(self, key: tuple[str, ...], load: Callable[[], _Known], what: str) -> Any:
         with self._lock:
             known = self._known.get(key)
         if known is None:
@@ -294,11 +298,11 @@ class Catalog:
             raise type(known.value)(*known.value.args)
         return known.value
 
-    def _keep(self, key: Hashable, known: _Known) -> None:
+    def _keep(self, key: tuple[str, ...], known: _Known) -> None:
         with self._lock:
             self._known[key] = known
 
-    def _is_known(self, key: Hashable) -> bool:
+    def _is_known(self, key: tuple[str, ...]) -> bool:
         with self._lock:
             return key in self._known
 

@@ -64,18 +64,22 @@ def demo(mount_point: Path | None, tour_only: bool) -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM end the demo the way Ctrl-C does, so that it cleans up."""
+    """Let SIGTERM end the demo the way Ctrl-C does, so that it cleans up.
+
+    SIGINT too is taken here: a shell's background job starts with it ignored.
+    """
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except KeyboardInterrupt:
         return
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

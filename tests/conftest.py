@@ -152,9 +152,19 @@ def mount_of(binding: str, tmp_path: Path) -> Iterator[Callable[..., Mounted]]:
             "RESCALE_API_KEY": emulator.key,
             **more,
         }
-        command = [sys.executable, "-m", "rescalefs", "mount", "--foreground", "--binding", binding]
+        command = [
+            sys.executable,
+            "-m",
+            "rescalefs",
+            "mount",
+            "--foreground",
+            "--binding",
+            binding,
+            "--log-level",
+            "debug",
+        ]
         cache = home / "cache"
-        options = ["--cache-dir", str(cache), "--cache-size", "1G", *args]
+        options = ["--cache-dir", str(cache), "--cache-size", "1G", "--log-level", "debug", *args]
         mounted = Mounted(point, emulator, cache, home / "log", command, environ, args=options)
         made.append(mounted)
         mounted.log_file.touch()

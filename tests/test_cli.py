@@ -277,13 +277,15 @@ def test_the_demo_ends_with_ctrl_c(home: Path) -> None:
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home), "PYTHONUNBUFFERED": "1",
                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}  # fmt: skip
     command = [sys.executable, "-m", "rescalefs", "demo", str(home / "rescale")]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+    try:
         assert process.stdout is not None
-        for line in process.stdout:
-            if "Ctrl-C" in line:
-                break
+        assert any("Ctrl-C" in line for line in process.stdout)
         assert "jobs" in os.listdir(home / "rescale")
         process.send_signal(signal.SIGINT)
 
         assert process.wait(END_S) == 0
+    finally:
+        process.kill()
+        process.communicate()
     assert os.listdir(home / "rescale") == []
