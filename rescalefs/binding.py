@@ -7,6 +7,7 @@ to end the mount from another thread.
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import logging
 import os
@@ -95,15 +96,31 @@ def _load_fuse2() -> Binding:
         raise OSError("libfuse2 is not installed")
     import fuse
 
-    return Binding(fuse, (2, 9))
+    codecs.register(_find_codec)
+    return Binding(fuse, (2, 9), {"encoding": _NAMES})
+
+
+# fusepy decodes names strictly, so that one which is no UTF-8 would be EINVAL instead of a name that is not there.
+_NAMES = "utf8_names"
+
+
+def _find_codec(name: str) -> codecs.CodecInfo | None:
+    if name != _NAMES:
+        return None
+    return codecs.CodecInfo(
+        lambda text, _errors="": codecs.utf_8_encode(text, "surrogateescape"),
+        lambda data, _errors="": codecs.utf_8_decode(data, "surrogateescape", True),
+        name=_NAMES,
+    )
 
 
 class Binding:
     """One loaded binding and what is known of its library."""
 
-    def __init__(self, module: ModuleType, version: tuple[int, int]) -> None:
+    def __init__(self, module: ModuleType, version: tuple[int, int], keywords: Mapping[str, str] | None = None) -> None:
         self.module = module
         self.version = version
+        self._keywords = keywords or {}
 
     @property
     def name(self) -> str:
@@ -141,7 +158,8 @@ class Binding:
         session = _with_plus(self.module) if is_fuse3 else self.module.FUSE
         end.arm(self.module)
         try:
-            session(gate, mount_point, foreground=True, raw_fi=True, **self.options(mount_options))
+            keywords = {**self._keywords, **self.options(mount_options)}
+            session(gate, mount_point, foreground=True, raw_fi=True, **keywords)
         except RuntimeError as error:
             raise NoFuse(f"FUSE refused to mount {mount_point} (code {error})") from None
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from rescalefs.errors import DeadlineExceeded, Unavailable
+from rescalefs.timing import patience_s
 
 T = TypeVar("T")
 
@@ -74,16 +76,17 @@ class Loader:
         return self.result(self.begin(key, work), what)
 
     def result(self, flight: Future[T], what: str) -> T:
-        """Wait for *flight* no longer than this loader lets a caller wait.
+        """Wait for *flight* no longer than this loader lets a caller wait, and than the caller's own time allows.
 
         Raises: as `load`.
         """
+        began = time.monotonic()
         try:
-            return flight.result(self._wait_s)
+            return flight.result(patience_s(self._wait_s))
         except FutureTimeout as error:
             if flight.done():  # the work itself raised a TimeoutError: on Python 3.11 they are one class
                 raise Unavailable(f"{what}: {error}") from error
-            raise DeadlineExceeded(f"{what}: no answer in {self._wait_s:g} s") from None
+            raise DeadlineExceeded(f"{what}: no answer in {time.monotonic() - began:.1f} s") from None
 
     def _fly(self, key: Hashable, flight: Future[T], work: Callable[[], T]) -> None:
         try:

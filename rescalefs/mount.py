@@ -114,6 +114,7 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
         mount.namespace,
         settings.cache_directory,
         metadata_deadline_s=settings.metadata_deadline_s,
+        data_deadline_s=settings.data_deadline_s,
         on_start=started,
         on_stop=mount.close,
     )

@@ -131,9 +131,9 @@ class _Job(Fixed):
         self._rooms = rooms
         self._job_id = job_id
 
-    def xattrs(self) -> Mapping[str, str]:
+    def xattrs(self) -> Mapping[str, Callable[[], str]]:
         catalog = self._rooms.catalog
-        return {"name": catalog.job(self._job_id).name, "status": catalog.status(self._job_id)}
+        return {"name": lambda: catalog.job(self._job_id).name, "status": lambda: catalog.status(self._job_id)}
 
 
 def _job(rooms: Rooms, job_id: str, created_ns: int) -> Directory:
@@ -243,8 +243,9 @@ class _Run(Directory):
             if act not in view.root.entries:
                 yield Entry(act, stat.S_IFREG, self._act(act).attributes())
 
-    def xattrs(self) -> Mapping[str, str]:
-        return {"name": self._run_id, "status": self._rooms.catalog.state(self._job_id, self._run_id).value}
+    def xattrs(self) -> Mapping[str, Callable[[], str]]:
+        catalog = self._rooms.catalog
+        return {"name": lambda: self._run_id, "status": lambda: catalog.state(self._job_id, self._run_id).value}
 
     @staticmethod
     def _acts(view: RunView) -> tuple[str, ...]:

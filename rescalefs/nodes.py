@@ -60,8 +60,11 @@ class Node(ABC):
     def attributes(self) -> Attributes:
         """Return what stat tells of this node."""
 
-    def xattrs(self) -> Mapping[str, str]:
-        """Return the extended attributes `user.rescale.*` without that prefix."""
+    def xattrs(self) -> Mapping[str, Callable[[], str]]:
+        """Return what tells the extended attributes `user.rescale.*`, by name without that prefix.
+
+        The names are known without asking, because programs list them for every file they come by.
+        """
         return {}
 
 
@@ -286,16 +289,15 @@ class OutputFile(File):
             raise NotUploaded(f"file {self._file.id} ({self._file.path}) is listed, but its upload is not complete")
         return _OutputHandle(self._engine.open(self._file))
 
-    def xattrs(self) -> Mapping[str, str]:
+    def xattrs(self) -> Mapping[str, Callable[[], str]]:
         """Ids, checksum, and how much of it is here."""
         digest = self._file.digest
-        checksum = {digest.algorithm: digest.value.hex()} if digest else {}
         return {
-            "file_id": self._file.id,
-            "job_id": self._job_id,
-            "run_id": self._run_id,
-            "state": self._engine.state(self._file),
-            **checksum,
+            "file_id": lambda: self._file.id,
+            "job_id": lambda: self._job_id,
+            "run_id": lambda: self._run_id,
+            "state": lambda: self._engine.state(self._file),
+            **({digest.algorithm: digest.value.hex} if digest else {}),
         }
 
 
@@ -326,9 +328,9 @@ class LiveOutput(File):
             raise ReadOnly("results cannot be changed")
         return _FollowHandle(self._follower.open(self._key))
 
-    def xattrs(self) -> Mapping[str, str]:
+    def xattrs(self) -> Mapping[str, Callable[[], str]]:
         """Ids and state."""
-        return {"job_id": self._key.job_id, "run_id": self._key.run_id, "state": "live"}
+        return {"job_id": lambda: self._key.job_id, "run_id": lambda: self._key.run_id, "state": lambda: "live"}
 
 
 def directory_attributes(modified_ns: int) -> Attributes:

@@ -1,13 +1,35 @@
-"""Deadlines: points on `time.monotonic`'s scale after which nobody waits any more."""
+"""Deadlines: points on `time.monotonic`'s scale after which nobody waits any more.
+
+A callback of the kernel may wait several times, for a job, its runs, their files; `within` bounds all of it together.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 from rescalefs.errors import DeadlineExceeded
 
 Clock = Callable[[], float]
+# When the callback that this thread serves must have its answer.
+_ends_at: ContextVar[float] = ContextVar("ends_at", default=float("inf"))
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Let whoever waits in this block do so for *seconds* altogether."""
+    token = _ends_at.set(min(_ends_at.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _ends_at.reset(token)
+
+
+def patience_s(seconds: float) -> float:
+    """Return how long this thread may wait now: *seconds*, or what is left of its callback's time."""
+    return max(0.0, min(seconds, _ends_at.get() - time.monotonic()))
 
 
 def remaining_s(deadline_at: float, what: str, clock: Clock = time.monotonic) -> float:

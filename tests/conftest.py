@@ -29,7 +29,7 @@ BINDINGS = {"fuse3": "fuse3", "fuse2": "fuse"}
 def missing(binding: str) -> str | None:
     """Say why a mount with *binding* cannot be made here, None if it can."""
     if ctypes.util.find_library(BINDINGS[binding]) is None:
-        return f"lib{BINDINGS[binding]} is not installed"
+        return f"lib{binding} is not installed"
     try:
         system.check_fuse()
     except system.FuseMissing as error:

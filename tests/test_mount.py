@@ -125,6 +125,24 @@ def test_the_documented_example_is_shown_as_documented(mount_of: Callable[..., M
         assert ids["airFoil2D/100/uniform/time"] == b"LosKDe"
 
 
+def test_a_name_that_is_no_text_is_not_there(mounted: Mounted) -> None:
+    """Bytes that are no UTF-8 name nothing: ENOENT, on both bindings."""
+    for name in (b"\xff", b"\xc3\x28.git"):
+        with pytest.raises(FileNotFoundError):
+            os.stat(os.fsencode(mounted.jobs) + b"/" + name)
+
+
+def test_listing_attributes_asks_nothing(run: Run, mounted: Mounted, emulator: Emulator) -> None:
+    """The names of attributes are known without a request, as `ls` of some systems wants them for each entry."""
+    runs = mounted.jobs / "AbCdE/runs"
+    assert os.listdir(runs) == ["1", "latest"]
+    emulator.reset_counts()
+
+    assert os.listxattr(runs / "1") == ["user.rescale.name", "user.rescale.status"]
+    assert emulator.requests.total() == 0
+    assert os.getxattr(runs / "1", "user.rescale.status") == b"final"
+
+
 # ---- reading ----
 
 

@@ -16,6 +16,7 @@ import requests
 from rescalefs import errors
 from rescalefs.nodes import Attributes, Directory, Entry, File, Fixed, Handle, Node
 from rescalefs.operations import ERRNO, OPERATIONS, Gate, Operations, errno_of, inode_of
+from rescalefs.timing import patience_s
 
 
 class FakeHandle:
@@ -69,7 +70,7 @@ class FakeNamespace:
 @pytest.fixture
 def gate(tmp_path: Path) -> Any:
     """The operations as a binding sees them."""
-    return Gate(Operations(FakeNamespace(), tmp_path, metadata_deadline_s=1))  # type: ignore[arg-type]
+    return Gate(Operations(FakeNamespace(), tmp_path, metadata_deadline_s=1, data_deadline_s=1))  # type: ignore[arg-type]
 
 
 def kinds(base: type[errors.RescaleError]) -> Iterator[type[errors.RescaleError]]:
@@ -104,7 +105,7 @@ def test_no_foreign_exception_leaves_an_operation(
     name: str, foreign: BaseException, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever goes wrong inside, a binding sees an OSError with EIO, and the log has one record."""
-    operations = Operations(FakeNamespace(), tmp_path, metadata_deadline_s=1)  # type: ignore[arg-type]
+    operations = Operations(FakeNamespace(), tmp_path, metadata_deadline_s=1, data_deadline_s=1)  # type: ignore[arg-type]
 
     def fail(*_: object) -> None:
         raise foreign
@@ -190,3 +191,14 @@ def test_attributes_of_other_classes_are_refused_from_memory(gate: Any) -> None:
         with pytest.raises(OSError, match=r"not supported|No data") as caught:
             gate.getxattr("/file", name)
         assert caught.value.errno == expected
+
+
+def test_all_waits_of_an_operation_share_its_deadline(tmp_path: Path) -> None:
+    """Whatever an operation waits for inside, it may wait for as long as one deadline altogether."""
+    operations = Operations(FakeNamespace(), tmp_path, metadata_deadline_s=3, data_deadline_s=7)  # type: ignore[arg-type]
+    for name in ("getattr", "read"):
+        setattr(operations, name, lambda: patience_s(100))
+    gate: Any = Gate(operations)
+
+    assert 0 < gate.getattr() <= 3 < gate.read() <= 7
+    assert patience_s(100) == 100
