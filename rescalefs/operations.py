@@ -108,7 +108,7 @@ class Operations:
         self._lock = threading.Lock()  # guards the fields below; nothing but dictionary access is done under it
         self._numbers = count(1)
         self._handles: dict[int, Handle] = {}
-        self._listings: dict[int, tuple[str, list[tuple[str, dict[str, int], bool]]]] = {}
+        self._listings: dict[int, list[tuple[str, dict[str, int], bool]]] = {}
         self._opened: LRUCache[str, str] = LRUCache(_MAX_OPENED)
 
     def deadline_s(self, name: str) -> float:
@@ -143,7 +143,7 @@ class Operations:
         entries = self._list(path)
         with self._lock:
             number = next(self._numbers)
-            self._listings[number] = (path, entries)
+            self._listings[number] = entries
         return number
 
     def readdir(self, path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
@@ -153,7 +153,7 @@ class Operations:
     def listing(self, path: str, fh: int, offset: int) -> list[tuple[str, dict[str, int], bool]]:
         """Return the entries from number *offset* on: name, attributes, and whether these are complete."""
         with self._lock:
-            _, entries = self._listings.get(fh, (path, []))
+            entries = self._listings[fh]
         return entries[offset:] if offset else entries
 
     def releasedir(self, path: str, fh: int) -> int:
