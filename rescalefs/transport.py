@@ -13,6 +13,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -44,6 +45,8 @@ CONNECT_S = 10.0
 SILENCE_S = 20.0
 MAX_REDIRECTS = 4
 _READ_BYTES = 64 * 1024
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(\*|[0-9]{1,19})")
+_MAX_DIGITS = 19  # of the largest offset that a file can have
 
 # What urllib3 is asked to judge: which answers are worth another try, and how long to wait before it.
 _RETRY = Retry(
@@ -84,15 +87,17 @@ class Transfer:
         self._what = what
 
     def readinto(self, buffer: memoryview) -> int:
-        """Place the next bytes in *buffer* and return how many; 0 at the end of the body.
+        """Place the next bytes in *buffer*, as many as have come, and return how many; 0 at the end of the body.
 
         Raises:
             Unavailable: the body was cut short, or nothing came for too long.
         """
         try:
-            return self._raw.readinto(buffer)
+            data = self._raw.read1(len(buffer))
         except (*_TRANSPORT_ERRORS, ValueError) as error:  # ValueError: closed by another thread
             raise Unavailable(f"{self._what}: the transfer was cut: {_cause(error)}") from None
+        buffer[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
         """End the transfer; a body that was read to its end gives its connection back."""
@@ -153,7 +158,7 @@ class Transport:
         def parse(response: requests.Response) -> Any:
             with response:
                 body = bytearray()
-                while chunk := response.raw.read(_READ_BYTES, decode_content=True):
+                while chunk := response.raw.read1(_READ_BYTES, decode_content=True):  # as it comes: it may drip
                     body += chunk
                     remaining_s(deadline_at, f"GET {path}", self._clock)
                     if len(body) > MAX_JSON_BYTES:
@@ -216,6 +221,8 @@ class Transport:
                     timeout=(min(CONNECT_S, left_s), left_s),
                     allow_redirects=False,
                 )
+        except ValueError as error:  # a key that no header can carry
+            raise Refused(f"{what}: nothing was sent: {_cause(error)}", 0) from None
         except _TRANSPORT_ERRORS as error:
             raise Unavailable(f"{what}: no answer, so it may or may not have been done: {_cause(error)}") from None
         if response.status_code == 429:
@@ -224,7 +231,7 @@ class Transport:
             raise _error_of(response, what)
         try:
             return response.json() if response.content else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}  # a success need not be JSON: the job-level stop is documented with an empty 202
 
     def _get(
@@ -265,6 +272,8 @@ class Transport:
                 raise
             except Unavailable as error:
                 failure = error
+            except ValueError as error:  # requests' and urllib's word for a URL or a header that no request can have
+                raise Refused(f"{what}: {_cause(error)}", status) from None
             except _TRANSPORT_ERRORS as error:
                 failure = Unavailable(f"{what}: cannot reach {urlsplit(url).netloc}: {_cause(error)}")
             if not retry.total:
@@ -285,9 +294,9 @@ class Transport:
         try:
             redirects = renewals = 0
             while True:
-                self._count(endpoint)
-                left_s = remaining_s(deadline_at, f"GET {urlsplit(url).path}", self._clock)
+                left_s = remaining_s(deadline_at, "GET", self._clock)
                 authorization = self._key.authorization if url.startswith(f"{self.origin}/") else None
+                self._count(endpoint)
                 response = session.get(
                     url,
                     headers=dict(headers),
@@ -380,14 +389,22 @@ def _error_of(response: requests.Response, what: str) -> RescaleError:
 
 
 def _transfer(response: requests.Response, what: str, start: int) -> Transfer:
-    """Check that an answer is of the range asked for, or of the whole file."""
+    """Check that an answer is of the range asked for, or of the whole file, byte for byte."""
+    coding = response.headers.get("Content-Encoding", "identity")
+    if coding != "identity":
+        raise Corrupt(f"{what}: asked for the plain bytes, got {coding!r}")
     if response.status_code == 200:
         length = response.headers.get("Content-Length", "")
-        return Transfer(response, 0, int(length) if length.isascii() and length.isdigit() else None, what)
+        return Transfer(response, 0, _number(length), what)
     text = response.headers.get("Content-Range", "")
-    unit, _, rest = text.partition(" ")
-    span, _, total = rest.partition("/")
-    first, _, last = span.partition("-")
-    if unit != "bytes" or not first.isdigit() or not last.isdigit() or int(first) != start:
-        raise Corrupt(f"{what}: asked for bytes from {start}, got {text!r}")
-    return Transfer(response, start, int(total) if total.isdigit() else None, what)
+    match = _CONTENT_RANGE.fullmatch(text)
+    first, last, total = map(_number, match.groups()) if match else (None, None, None)
+    is_sane = first is not None and last is not None and first <= last and (total is None or last < total)
+    if not is_sane or first != start:
+        raise Corrupt(f"{what}: asked for bytes from {start}, got {text[:60]!r}")
+    return Transfer(response, start, total, what)
+
+
+def _number(text: str) -> int | None:
+    """Return the number that a header holds; None where it holds none, or none that a file can have."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None

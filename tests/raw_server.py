@@ -1,6 +1,6 @@
 """A server of raw bytes, for answers that no web library would give.
 
-    with RawServer(reply(503), (READ, b"HTTP/1.1 200 OK\\r\\nContent-Length: 9\\r\\n\\r\\nshort", RESET)) as server:
+    with RawServer((READ, b"HTTP/1.1 200 OK\\r\\n", RESET), reply(200, b"{}")) as server:
         ...                       # server.origin, server.heads, server.connections
 
 Each connection plays one script, further ones the last. A script is a tuple of steps: `READ` takes one request,
@@ -45,13 +45,14 @@ class RawServer:
         self.heads: list[str] = []
         self.connections = 0
         self._socket = socket.create_server(("127.0.0.1", 0))
+        self._port: int = self._socket.getsockname()[1]
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
     @property
     def origin(self) -> str:
         """The address for clients."""
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        return f"http://127.0.0.1:{self._port}"
 
     def requests(self, method: str) -> int:
         """Return how many requests with *method* came."""
@@ -131,7 +132,7 @@ def header(head: str, name: str) -> str | None:
 
 
 def reply(status: int, body: bytes = b"", **headers: str) -> bytes:
-    """Write a whole answer that ends its connection."""
-    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", "Connection: close"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    """Write a whole answer that ends its connection, but for what *headers* say."""
+    fields = {"Content_Length": len(body), "Connection": "close", **headers}
+    lines = [f"HTTP/1.1 {status} Whatever", *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode() + body

@@ -1,0 +1,31 @@
+"""The client's layers over a server, on a clock that moves only when a test or a sleep of the client moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from rescalefs.budget import Budget, Rate
+from rescalefs.client import Client
+from rescalefs.credentials import Key
+from rescalefs.emulator.clock import ManualClock
+from rescalefs.transport import Transport
+
+KEY = "test-key"
+
+
+def transport_to(
+    origin: str, clock: ManualClock, *, key: Key | None = None, rates: dict[str, Rate] | None = None
+) -> Transport:
+    """Return a transport without limits but *rates*; its sleeps move *clock* and take no time."""
+    budget = Budget(rates or {}, clock=clock.now, sleep=clock.advance)
+    return Transport(origin, key or Key(lambda: KEY, "a test"), budget, clock=clock.now, sleep=clock.advance)
+
+
+@contextmanager
+def client_of(origin: str, clock: ManualClock, *, is_parallel: bool = True) -> Iterator[Client]:
+    """Serve a client of *origin*, its pages read in parallel or one after the other."""
+    with closing(transport_to(origin, clock)) as transport, closing(Client(transport)) as client:
+        if is_parallel:
+            client.start()
+        yield client
