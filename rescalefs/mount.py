@@ -19,11 +19,11 @@ from pathlib import Path
 
 from rescalefs.binding import Binding, End, NoFuse
 from rescalefs.budget import Budget
-from rescalefs.cache import DiskCache
 from rescalefs.catalog import Catalog
 from rescalefs.client import Client
 from rescalefs.config import Settings
-from rescalefs.content import ContentEngine
+from rescalefs.content.cache import DiskCache
+from rescalefs.content.engine import ContentEngine
 from rescalefs.control import Controls
 from rescalefs.credentials import Account
 from rescalefs.follow import Follower

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from rescalefs import __version__, generated
 from rescalefs.catalog import Catalog, RunState, RunView
-from rescalefs.content import ContentEngine
+from rescalefs.content.engine import ContentEngine
 from rescalefs.control import ActKey, Controls
 from rescalefs.errors import NotADirectory, NotFound
 from rescalefs.follow import Follower, LiveKey

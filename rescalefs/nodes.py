@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
-from rescalefs.content import ContentEngine, ContentHandle
+from rescalefs.content.engine import ContentEngine, ContentHandle
 from rescalefs.control import ActKey, Controls, check_payload
 from rescalefs.errors import NotFound, NotUploaded, ReadOnly
 from rescalefs.follow import Follower, LiveHandle, LiveKey

@@ -13,13 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rescalefs.cache import DiskCache
-from rescalefs.content import BLOCK_BYTES, WHOLE_BYTES, ContentEngine
+from rescalefs.content.cache import DiskCache
+from rescalefs.content.engine import ContentEngine
+from rescalefs.content.segment import BLOCK_BYTES, SEGMENT_BYTES
 from rescalefs.errors import Corrupt, NotFound, Stale, Unavailable
 from rescalefs.models import Digest, RemoteFile
 
-BIG = hashlib.shake_128(b"big").digest(WHOLE_BYTES + 2 * BLOCK_BYTES + 4711)
-SMALL = hashlib.shake_128(b"small").digest(BLOCK_BYTES + 17)
+MIB = 1 << 20
+BIG = hashlib.shake_128(b"big").digest(SEGMENT_BYTES + 3 * MIB + 4711)
+SMALL = hashlib.shake_128(b"small").digest(MIB + 17)
 
 
 class Source:
@@ -89,8 +91,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
         one.close()
 
 
-def blocks_on_disk(root: Path) -> list[Path]:
-    return [path for path in root.glob("v1/*/*") if path.name.isdigit()]
+def segments_on_disk(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("v2/*/*"))
 
 
 @pytest.mark.parametrize("data", [b"", b"x", SMALL, BIG], ids=["empty", "one", "small", "big"])
@@ -107,14 +109,15 @@ def test_a_file_is_read_whole_and_then_from_disk(make: Make, data: bytes) -> Non
 
 
 def test_a_small_file_costs_one_request_and_a_large_one_its_blocks(make: Make) -> None:
-    """Up to 4 MiB come at once; of a larger file only the blocks that are read."""
+    """Up to 4 MiB come at once; of a larger file the first MiB, or only the blocks that are read."""
     source = Source(s=SMALL, b=BIG)
     engine = make(source)
 
     engine.open(remote("s", SMALL)).read(0, 10)
-    engine.open(remote("b", BIG)).read(BLOCK_BYTES + 5, 10)
+    engine.open(remote("b", BIG)).read(0, 10)
+    engine.open(remote("b", BIG)).read(3 * MIB + 5, 10)
 
-    assert source.asked == [("s", 0, len(SMALL)), ("b", BLOCK_BYTES, 2 * BLOCK_BYTES)]
+    assert source.asked == [("s", 0, len(SMALL)), ("b", 0, MIB), ("b", 3 * MIB, 3 * MIB + BLOCK_BYTES)]
 
 
 def test_equal_files_of_different_runs_are_fetched_once(make: Make) -> None:
@@ -203,7 +206,7 @@ def test_a_damaged_block_is_fetched_again(make: Make, tmp_path: Path, damage: st
     """Whatever happens to a block on disk, the bytes read are right."""
     source, file = Source(f=BIG), remote("f", BIG)
     assert make(source).open(file).read(0, len(BIG)) == BIG
-    victim = blocks_on_disk(tmp_path)[0]
+    victim = segments_on_disk(tmp_path)[0]
     raw = victim.read_bytes()
     if damage == "remove":
         victim.unlink()
@@ -222,7 +225,7 @@ def test_the_cache_keeps_to_its_bound(make: Make, tmp_path: Path) -> None:
 
     for offset in range(0, len(BIG), 100_000):
         assert handle.read(offset, 100_000) == BIG[offset : offset + 100_000]
-        assert sum(path.stat().st_size for path in blocks_on_disk(tmp_path)) <= limit
+        assert sum(path.stat().st_size for path in segments_on_disk(tmp_path)) <= limit
 
 
 def test_a_cache_that_cannot_be_written_only_slows(
@@ -230,9 +233,8 @@ def test_a_cache_that_cannot_be_written_only_slows(
 ) -> None:
     """Without a disk bytes are still right, and one warning says why it is slow."""
     engine = make(Source(f=BIG))
-    (tmp_path / "v1/new").rmdir()
-    os.rename(tmp_path / "v1", tmp_path / "moved")
-    (tmp_path / "v1").write_text("in the way")
+    os.rename(tmp_path / "v2", tmp_path / "moved")
+    (tmp_path / "v2").write_text("in the way")
 
     assert engine.open(remote("f", BIG)).read(0, len(BIG)) == BIG
     assert [record.levelname for record in caplog.records].count("WARNING") == 1
@@ -242,8 +244,9 @@ def test_the_directory_is_private(make: Make, tmp_path: Path) -> None:
     """Directories are 0700, blocks 0600."""
     make(Source(f=SMALL)).open(remote("f", SMALL)).read(0, 1)
 
-    assert {path.stat().st_mode & 0o777 for path in blocks_on_disk(tmp_path)} == {0o600}
-    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "v1", *(tmp_path / "v1").iterdir())} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in segments_on_disk(tmp_path)} == {0o600}
+    root = tmp_path / "v2"
+    assert {path.stat().st_mode & 0o777 for path in (root, *root.iterdir()) if path.is_dir()} == {0o700}
 
 
 def test_closing_wakes_waiting_readers(make: Make) -> None:

@@ -34,7 +34,7 @@ ROWS = [
     {"tree"},
     {"client"},
     {"transport"},
-    {"budget", "cache", "names", "config", "log", "loader", "credentials", "notify", "system"},
+    {"budget", "names", "config", "log", "loader", "credentials", "notify", "system"},
     {"models", "timing"},
     {"errors"},
 ]

@@ -1,0 +1,282 @@
+"""The bytes of final files: fetched as they are read, verified, kept on disk.
+
+Identity is the strongest checksum and the size, so equal files of different runs are fetched and stored once;
+a file without a checksum is known by account, file id and size.
+
+A file of up to 4 MiB is verified before its first byte is served: a wrong one is fetched once more, then it is an
+error. A larger one is verified when its last block has come, before that is served: if it is wrong, who has read of it
+gets errors from then on, and the others get it fetched once more. With `is_verified_first` every file is verified
+before its first byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from rescalefs.content.cache import DiskCache
+from rescalefs.content.fetching import Content, ContentSource, Fetcher, Wait
+from rescalefs.content.segment import BLOCK_BYTES
+from rescalefs.content.store import Store
+from rescalefs.content.streams import Streams
+from rescalefs.content.verify import Check, Verifier
+from rescalefs.content.window import FAST_BYTES, Cursor, Pattern
+from rescalefs.errors import Corrupt, DeadlineExceeded, Unavailable
+from rescalefs.models import RemoteFile
+from rescalefs.timing import Clock, patience_s
+
+log = logging.getLogger(__name__)
+
+# A content that is wrong is fetched anew once.
+_MAX_MISMATCHES = 2
+
+
+class ContentHandle:
+    """An open file. Equal `identity` means equal bytes. Threads: any."""
+
+    def __init__(self, engine: ContentEngine, content: Content, generation: int) -> None:
+        self._engine = engine
+        self._content = content
+        self.size = content.size
+        # After a mismatch the kernel's pages of this content are wrong, too: another name lets them go.
+        self.identity = f"{content.identity}.{generation}"
+        self.pattern = Pattern()
+        self.served: int | None = None  # the mismatches that there were when bytes were served first
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes [offset, offset + size), fewer only at the end of the file.
+
+        Raises:
+            Stale: the file is gone.
+            Corrupt: what came does not match the file's checksum or size.
+            Unavailable, AccessDenied, DeadlineExceeded: the bytes cannot be had.
+        """
+        end = min(offset + size, self.size)
+        return self._engine.read(self, self._content, offset, end) if offset < end else b""
+
+    def close(self) -> None:
+        """Let go of the file; what was being fetched for it alone is cancelled."""
+        self._engine.release(self, self._content)
+
+
+class ContentEngine:
+    """Reads final files through the cache. Threads: any; requests run on threads of its own."""
+
+    def __init__(
+        self,
+        cache: DiskCache,
+        source: ContentSource,
+        *,
+        account: str,
+        deadline_s: float = 60.0,
+        is_verified_first: bool = False,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._cache = cache
+        self._account = account
+        self._deadline_s = deadline_s
+        self._is_verified_first = is_verified_first
+        self._store = Store(cache)
+        self._streams = Streams()
+        self._verifier = Verifier(self._store)
+        self._fetcher = Fetcher(
+            source, self._store, self._streams, self._verifier.go_on, deadline_s=deadline_s, clock=clock
+        )
+        self._lock = threading.Lock()  # guards the two below and the users of contents; nothing else is done under it
+        self._contents: dict[str, Content] = {}
+        self._generations: Counter[str] = Counter()  # how often contents proved to be wrong
+        self._counts: Counter[str] = Counter()  # approximate: threads may count at once
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Make the threads and look at what the cache has."""
+        self._cache.start()
+        self._streams.start()
+        self._verifier.start()
+
+    def close(self) -> None:
+        """Let waiting readers fail and end the threads."""
+        self._is_closed = True
+        self._streams.close()
+        self._verifier.close()
+        with self._lock:
+            contents = list(self._contents.values())
+        for content in contents:
+            with content.lock:
+                for fetch in content.fetches:
+                    fetch.is_unwanted = True
+                content.wake(0, content.size, Unavailable("the mount is closing"))
+            if content.check is not None:
+                content.check.idle.set()
+        self._cache.close()
+
+    def open(self, file: RemoteFile) -> ContentHandle:
+        """Open a file; asks nothing."""
+        identity = self.identity(file)
+        with self._lock:
+            content = self._contents.get(identity)
+            if content is None or content.mismatches >= _MAX_MISMATCHES:  # a new try for who comes now
+                content = self._contents[identity] = Content(file, identity, self._judge)
+            content.users += 1
+            handle = ContentHandle(self, content, self._generations[identity])
+        with content.lock:
+            content.patterns.append(handle.pattern)
+        return handle
+
+    def release(self, handle: ContentHandle, content: Content) -> None:
+        """Forget a handle."""
+        with self._lock:
+            content.users -= 1
+            if not content.users and self._contents.get(content.identity) is content:
+                del self._contents[content.identity]
+        with content.lock:
+            content.patterns.remove(handle.pattern)
+            has_fetches = bool(content.fetches)
+        if has_fetches:
+            self._fetcher.drop_unwanted(content)
+
+    def size(self, file: RemoteFile) -> int:
+        """Return the size to show."""
+        return file.size
+
+    def state(self, file: RemoteFile) -> str:
+        """Return how much of a file is here: remote, partial, cached or verified."""
+        identity = self.identity(file)
+        run = self._store.missing(identity, 0, file.size, file.size)
+        if run is None:
+            return (
+                "verified" if file.digest and file.size and self._cache.is_verified(identity, file.size) else "cached"
+            )
+        is_remote = run == (0, file.size)
+        return "remote" if is_remote else "partial"
+
+    def stats(self) -> Mapping[str, int]:
+        """Return counters for `.rescale/stats`."""
+        return {
+            "content.hits": self._counts["hits"],
+            "content.misses": self._counts["misses"],
+            "content.fetched_bytes": self._fetcher.fetched_bytes,
+        }
+
+    def identity(self, file: RemoteFile) -> str:
+        """Return what names the content of a file, as a file name."""
+        known_by = f"{file.digest.algorithm}:{file.digest.value.hex()}" if file.digest else f"{self._account}:{file.id}"
+        return hashlib.blake2b(f"{known_by}:{file.size}".encode(), digest_size=20).hexdigest()
+
+    # ---- reading ----
+
+    def read(self, handle: ContentHandle, content: Content, offset: int, end: int) -> bytes:
+        """Return bytes [offset, end) of a content: from the store, or once they have come."""
+        mismatches = content.mismatches
+        if handle.served is not None and handle.served != mismatches:
+            raise Corrupt(f"file {content.file.id} ({content.file.path}) was read with bytes that proved to be wrong")
+        if mismatches >= _MAX_MISMATCHES:
+            raise Corrupt(f"file {content.file.id} ({content.file.path}) does not match its checksum, twice")
+        if self._is_verified_first and content.check is not None and content.check.verdict is None:
+            self._verify_first(handle, content)
+        cursor = handle.pattern.note(offset, end)
+        data = self._store.read(content.identity, offset, end, content.size)
+        is_miss = data is None
+        self._counts["misses" if is_miss else "hits"] += 1
+        if data is None:
+            data = self._wait_for(content, cursor, offset, end)
+        elif cursor.until - cursor.planned >= cursor.piece_bytes and cursor.planned < content.size:
+            self._fetcher.ahead(content, cursor)
+        if content.check is not None and content.check.verdict is None and (is_miss or end == content.size):
+            self._wait_for_verdict(content)
+        if content.mismatches != mismatches:
+            return self.read(handle, content, offset, end)  # an error for who has read of it, a second try for others
+        handle.served = mismatches
+        return data
+
+    def _wait_for(self, content: Content, cursor: Cursor, offset: int, end: int) -> bytes:
+        """Wait until bytes [offset, end) are here.
+
+        Raises:
+            DeadlineExceeded: they have not come in the time that a reader may be kept waiting.
+            RescaleError: whatever kept them from coming.
+        """
+        began = time.monotonic()
+        while True:
+            wait = Wait(offset, end)
+            with content.lock:
+                content.waits.append(wait)
+            try:
+                if content.fetches:
+                    self._fetcher.drop_unwanted(content)
+                self._fetcher.cover(content, cursor, offset, end)
+                data = self._store.read(content.identity, offset, end, content.size)
+                if data is not None:
+                    return data
+                left_s = patience_s(self._deadline_s - (time.monotonic() - began))
+                if self._is_closed:
+                    raise Unavailable("the mount is closing")
+                if not wait.happened.wait(left_s):
+                    seconds = time.monotonic() - began
+                    raise DeadlineExceeded(f"file {content.file.id}: no answer in {seconds:.1f} s")
+                if wait.error is not None:
+                    raise wait.error
+            finally:
+                with content.lock:
+                    content.waits.remove(wait)
+            data = self._store.read(content.identity, offset, end, content.size)
+            if data is not None:
+                return data
+
+    # ---- verifying ----
+
+    def _wait_for_verdict(self, content: Content) -> None:
+        """If all blocks are here, wait until they are known to be right or wrong, or to have gone."""
+        while (check := content.check) is not None and check.verdict is None:
+            if not content.has_all:
+                if self._store.missing(content.identity, 0, content.size, content.size) is not None:
+                    return
+                content.has_all = True
+                if self._cache.is_verified(content.identity, content.size):
+                    check.verdict = True
+                    return
+            self._verifier.go_on(check)
+            is_idle = check.idle.wait(patience_s(self._deadline_s))
+            if self._is_closed:
+                raise Unavailable("the mount is closing")
+            if not is_idle:
+                raise DeadlineExceeded(f"file {content.file.id}: its checksum was not computed in time")
+            if content.check is check:
+                return
+
+    def _verify_first(self, handle: ContentHandle, content: Content) -> None:
+        """Fetch and check all of a file."""
+        if content.size > self._cache.limit_bytes:
+            return  # it can never be here as a whole; it is verified as it passes
+        cursor = Cursor(0, 0)
+        cursor.consumed = FAST_BYTES
+        handle.pattern.cursors = [cursor, *handle.pattern.cursors]
+        while (run := self._store.missing(content.identity, cursor.position, content.size, content.size)) is not None:
+            cursor.position = run[0]
+            self._wait_for(content, cursor, run[0], min(run[0] + BLOCK_BYTES, content.size))
+        self._wait_for_verdict(content)
+
+    def _judge(self, content: Content, check: Check, is_right: bool) -> None:
+        """Take the verdict on a content. Called on the verifier's thread."""
+        file = content.file
+        if content.check is not check:
+            return  # some of it was replaced meanwhile
+        if is_right:
+            self._cache.mark_verified(content.identity, content.size)
+            return
+        assert file.digest is not None
+        log.error("file %s (%s) does not match its %s", file.id, file.path, file.digest.algorithm)
+        self._store.drop(content.identity, content.size)
+        with self._lock:
+            self._generations[content.identity] += 1
+        with content.lock:
+            content.mismatches += 1
+            content.ended += 1
+            content.check_anew()
+            for pattern in content.patterns:
+                for cursor in pattern.cursors:
+                    cursor.planned = 0

@@ -1,0 +1,372 @@
+"""Bringing the bytes of one file: what is on its way, who waits for what, and the transfers themselves.
+
+A reader that misses registers a `Wait` and sees to it that a `Fetch` covers it; a fetch streams one range, puts each
+block into the store as it completes, and wakes those whose bytes have come. Two readers of the same bytes find the same
+fetch. Nobody talks to the network under a lock, or on a thread of the kernel's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from rescalefs.content.segment import BLOCK_BYTES
+from rescalefs.content.store import Store
+from rescalefs.content.streams import Job, Streams
+from rescalefs.content.verify import Check
+from rescalefs.content.window import Cursor, Pattern, pieces
+from rescalefs.errors import Corrupt, NotFound, RescaleError, Stale, Unavailable
+from rescalefs.models import RemoteFile
+from rescalefs.timing import Clock
+
+log = logging.getLogger(__name__)
+
+# Files up to this size come in one request and are verified before their first byte is served.
+WHOLE_BYTES = 4 << 20
+# Ranges of one file asked for side by side.
+FILE_STREAMS = 24
+# Transfers in a row that may end without a new byte before the range is given up.
+ATTEMPTS = 4
+# A transfer's buffer: what has come is passed on at each block, at high rates several at once.
+_BUFFER_BYTES = 8 * BLOCK_BYTES
+
+
+class ContentStream(Protocol):
+    """An answer to a request for bytes, read as it comes."""
+
+    start: int
+    total: int | None
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Place the next bytes and return their number, 0 at the end."""
+
+    def close(self) -> None:
+        """End the transfer."""
+
+
+class ContentSource(Protocol):
+    """Where bytes come from."""
+
+    def contents(self, file_id: str, start: int, end: int | None, *, deadline_at: float) -> ContentStream:
+        """Begin to read bytes [start, end) of a file."""
+
+
+class Wait:
+    """A reader that waits for bytes [start, end), or for something of them to happen. Guarded by its content's lock."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self.happened = threading.Event()
+        self.error: RescaleError | None = None
+
+
+class Fetch:
+    """A range on its way. `position` is up to where it has come; guarded by its content's lock, as is `is_unwanted`."""
+
+    def __init__(self, start: int, end: int, cursor: Cursor, *, is_urgent: bool) -> None:
+        self.start = start
+        self.end = end
+        self.position = start
+        self.cursor = cursor
+        self.is_unwanted = False
+        self.job = Job(is_urgent=is_urgent)
+
+
+class Content:
+    """One content as this process knows it, shared by all who have it open."""
+
+    def __init__(self, file: RemoteFile, identity: str, on_verdict: Callable[[Content, Check, bool], None]) -> None:
+        self.file = file
+        self.identity = identity
+        self.size = file.size
+        self.is_whole = file.size <= WHOLE_BYTES
+        # Guards the fields below and those of waits and fetches; no I/O is done under it, and nobody waits.
+        self.lock = threading.Lock()
+        self.fetches: list[Fetch] = []
+        self.waits: list[Wait] = []
+        self.patterns: list[Pattern] = []
+        self.ended = 0  # fetches, so that a look at the store can be told to be outdated
+        self.has_ranges = True  # until the server sends the whole file for a range
+        self.mismatches = 0  # how often its bytes proved to be wrong
+        self.has_all = False  # all blocks were here at some time
+        self.users = 0
+        self.check: Check | None = None  # of a large file that has a checksum
+        self._on_verdict = on_verdict
+        self.check_anew()
+
+    def check_anew(self) -> None:
+        """Begin a new checksum: bytes that went into the present one are being replaced."""
+        if self.file.digest is not None and not self.is_whole:
+            self.check = Check(
+                self.identity, self.size, self.file.digest, lambda *verdict: self._on_verdict(self, *verdict)
+            )
+        self.has_all = False
+
+    def wake(self, start: int, end: int, error: RescaleError | None = None) -> None:
+        """Let those look again who wait for bytes in [start, end). Called with the lock held."""
+        for wait in self.waits:
+            if wait.start < end and start < wait.end:
+                wait.error = error
+                wait.happened.set()
+
+
+class Fetcher:
+    """Plans and runs fetches. Threads: any."""
+
+    def __init__(
+        self,
+        source: ContentSource,
+        store: Store,
+        streams: Streams,
+        go_on: Callable[[Check], None],
+        *,
+        deadline_s: float,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._streams = streams
+        self._go_on = go_on
+        self._deadline_s = deadline_s
+        self._clock = clock
+        self._lock = threading.Lock()  # guards fetched_bytes
+        self.fetched_bytes = 0
+
+    # ---- planning ----
+
+    def cover(self, content: Content, cursor: Cursor, start: int, end: int) -> None:
+        """See to it that all of [start, end) is here or on its way, with what the cursor wants after it.
+
+        Raises:
+            Unavailable: the mount is closing.
+        """
+        self._plan(content, cursor, start, max(end, self._target(content, cursor)), urgent_end=end)
+
+    def ahead(self, content: Content, cursor: Cursor) -> None:
+        """Fetch what the cursor wants ahead of its reader."""
+        target = self._target(content, cursor)
+        start = max(cursor.planned, cursor.position)
+        if start < target:
+            with contextlib.suppress(Unavailable):
+                self._plan(content, cursor, start, target, urgent_end=0)
+
+    def _target(self, content: Content, cursor: Cursor) -> int:
+        # What is fetched ahead must still be here when its reader comes.
+        return min(content.size, cursor.until, cursor.position + self._store.room_bytes // 4)
+
+    def drop_unwanted(self, content: Content) -> None:
+        """Cancel fetches that no cursor and no reader wants any more."""
+        with content.lock:
+            cursors = {cursor for pattern in content.patterns for cursor in pattern.cursors}
+            for fetch in content.fetches:
+                is_waited = any(wait.start < fetch.end and fetch.position < wait.end for wait in content.waits)
+                fetch.is_unwanted = not is_waited and (not content.users or fetch.cursor not in cursors)
+            unwanted = [fetch for fetch in content.fetches if fetch.is_unwanted]
+        for fetch in unwanted:
+            if self._streams.withdraw(fetch.job):
+                self._end(content, fetch)
+
+    def _plan(self, content: Content, cursor: Cursor, start: int, target: int, *, urgent_end: int) -> None:
+        start -= start % BLOCK_BYTES
+        target = min(content.size, target + -target % BLOCK_BYTES)
+        while start < target:
+            ended = content.ended
+            run = self._store.missing(content.identity, start, target, content.size)
+            new: list[Fetch] = []
+            with content.lock:
+                if content.ended != ended:
+                    continue  # what was looked at may have come meanwhile
+                if run is None:
+                    start = target
+                else:
+                    start, new = self._reserve(content, cursor, run, urgent_end)
+            for fetch in new:
+                if not self._streams.submit(fetch.job, partial(self._run, content, fetch)):
+                    self._end(content, fetch)
+                    raise Unavailable("the mount is closing")
+            if run is not None and start < run[1]:
+                break  # all streams of this file are busy
+        cursor.planned = max(cursor.planned, start)
+
+    def _reserve(
+        self, content: Content, cursor: Cursor, run: tuple[int, int], urgent_end: int
+    ) -> tuple[int, list[Fetch]]:
+        """Make fetches for the first part of a run of missing bytes; return up to where it is covered, and them."""
+        start, end = run
+        for fetch in content.fetches:
+            if fetch.start <= start < fetch.end and not fetch.is_unwanted:
+                if start < urgent_end:
+                    self._streams.hurry(fetch.job)
+                return min(fetch.end, content.size), []
+            if start < fetch.start:
+                end = min(end, fetch.start)
+        is_urgent = start < urgent_end
+        if content.is_whole or not content.has_ranges:
+            ranges = [(0, content.size)]
+        else:
+            free = FILE_STREAMS - len(content.fetches)
+            ranges = pieces(
+                start, end, cursor, FILE_STREAMS, max(free, int(is_urgent)), must_all=is_urgent or end == content.size
+            )
+        new = [Fetch(first, last, cursor, is_urgent=first < urgent_end) for first, last in ranges]
+        content.fetches += new
+        return (new[-1].end if new else start), new
+
+    # ---- transferring, on the streams' threads ----
+
+    def _run(self, content: Content, fetch: Fetch) -> None:
+        try:
+            if content.is_whole:
+                self._fetch_whole(content, fetch)
+            else:
+                self._fetch_range(content, fetch)
+        except RescaleError as error:
+            self._end(content, fetch, error)
+        except Exception as error:
+            log.exception("file %s: unforeseen", content.file.id)
+            self._end(content, fetch, Unavailable(f"file {content.file.id}: {error}"))
+        else:
+            self._end(content, fetch)
+            for pattern in list(content.patterns):
+                for cursor in pattern.cursors:
+                    self.ahead(content, cursor)
+
+    def _end(self, content: Content, fetch: Fetch, error: RescaleError | None = None) -> None:
+        with content.lock:
+            if fetch not in content.fetches:
+                return
+            content.fetches.remove(fetch)
+            content.ended += 1
+            content.wake(fetch.position, fetch.end, error)
+            content.wake(fetch.start, fetch.position)
+        if error is not None:
+            log.info("fetching [%d, %d) of file %s failed: %s", fetch.start, fetch.end, content.file.id, error)
+
+    def _fetch_range(self, content: Content, fetch: Fetch) -> None:
+        """Bring a range block by block, asking again for the rest when a transfer is cut."""
+        buffer = memoryview(bytearray(min(_BUFFER_BYTES, fetch.end - fetch.start)))
+        futile = 0
+        while fetch.position < fetch.end and not fetch.is_unwanted:
+            before = fetch.position
+            stream = self._begin(content, before, fetch.end)
+            try:
+                if stream.start < before:  # the server ignores ranges and sends everything: take it from the beginning
+                    if not self._takes_whole(content, fetch):
+                        return
+                    buffer = memoryview(bytearray(_BUFFER_BYTES))
+                    futile += 1
+                with contextlib.suppress(Unavailable):  # cut: what came is good
+                    self._receive(content, fetch, stream, buffer)
+            finally:
+                stream.close()
+            if fetch.position >= fetch.end or fetch.is_unwanted:
+                return
+            futile = 0 if fetch.position > before else futile + 1
+            if futile >= ATTEMPTS:
+                raise Unavailable(f"{_name(content)}: the transfer was cut {ATTEMPTS} times")
+            log.info("file %s: cut after byte %d; asking for the rest", content.file.id, fetch.position)
+
+    def _takes_whole(self, content: Content, fetch: Fetch) -> bool:
+        """Let *fetch* be the one that brings the whole file; False if another one does."""
+        with content.lock:
+            content.has_ranges = False
+            if any(other.start == 0 and other.end == content.size for other in content.fetches if other is not fetch):
+                return False
+            fetch.start = fetch.position = 0
+            fetch.end = content.size
+        return True
+
+    def _receive(self, content: Content, fetch: Fetch, stream: ContentStream, buffer: memoryview) -> None:
+        """Take what a transfer brings, whole blocks at a time, until its end or the fetch's."""
+        filled = 0
+        while fetch.position < fetch.end and not fetch.is_unwanted:
+            room = min(len(buffer), fetch.end - fetch.position)
+            count = stream.readinto(buffer[filled:room])
+            if count == 0:
+                return
+            filled += count
+            done = filled if fetch.position + filled == fetch.end else filled - filled % BLOCK_BYTES
+            if done:
+                self._deliver(content, fetch, buffer[:done])
+                buffer[: filled - done] = buffer[done:filled]
+                filled -= done
+
+    def _fetch_whole(self, content: Content, fetch: Fetch) -> None:
+        """Bring a small file in one request and verify it before anybody sees it; once more if it is wrong."""
+        digest = content.file.digest
+        for attempt in (1, 2):
+            data = self._whole(content, fetch)
+            if fetch.is_unwanted:
+                return
+            if digest is None or hashlib.new(digest.algorithm, data).digest() == digest.value:
+                break
+            level = logging.ERROR if attempt == 2 else logging.WARNING
+            log.log(level, "%s does not match its %s", _name(content), digest.algorithm)
+        else:
+            raise Corrupt(f"{_name(content)} does not match its checksum, twice")
+        self._deliver(content, fetch, data)
+        if digest is not None:
+            self._store.disk.mark_verified(content.identity, content.size)
+
+    def _whole(self, content: Content, fetch: Fetch) -> memoryview:
+        data = memoryview(bytearray(content.size))
+        have = futile = 0
+        while have < content.size and not fetch.is_unwanted:
+            before = have
+            stream = self._begin(content, have, content.size)
+            try:
+                have = min(have, stream.start)
+                with contextlib.suppress(Unavailable):
+                    while have < content.size and (count := stream.readinto(data[have:])):
+                        have += count
+            finally:
+                stream.close()
+            futile = 0 if have > before else futile + 1
+            if futile >= ATTEMPTS:
+                raise Unavailable(f"{_name(content)}: the transfer was cut {ATTEMPTS} times")
+        return data
+
+    def _begin(self, content: Content, start: int, end: int) -> ContentStream:
+        """Ask for bytes [start, end).
+
+        Raises:
+            Stale: the file is gone.
+            Corrupt: it has another size than listed.
+        """
+        try:
+            stream = self._source.contents(content.file.id, start, end, deadline_at=self._clock() + self._deadline_s)
+        except NotFound as error:
+            raise Stale(f"{_name(content)} is gone: {error}") from None
+        if stream.total is not None and stream.total != content.size:
+            stream.close()
+            raise Corrupt(f"{_name(content)} has {stream.total} bytes, {content.size} were listed")
+        return stream
+
+    def _deliver(self, content: Content, fetch: Fetch, data: memoryview) -> None:
+        """Put whole blocks into the store and wake those whose bytes have come."""
+        start, end = fetch.position, fetch.position + len(data)
+        with content.lock:
+            if content.check is not None and start < content.check.at:
+                content.check_anew()  # looked at once, evicted, and now replaced
+        self._store.write(content.identity, start, data, content.size)
+        with self._lock:
+            self.fetched_bytes += len(data)
+        with content.lock:
+            check = content.check
+            fetch.position = end
+            for wait in content.waits:
+                if wait.start < end and start < wait.end and end >= min(wait.end, fetch.end):
+                    wait.happened.set()
+        if check is not None and start <= check.at < end:
+            self._go_on(check)
+
+
+def _name(content: Content) -> str:
+    return f"file {content.file.id} ({content.file.path})"
