@@ -262,11 +262,15 @@ class Catalog:
 
         Two looks that agree, everything uploaded and the count right; one look is enough an hour after the end.
         Where the count never gets right, or an upload never completes, a day and an unchanged hour are.
+        A run of a killed job may have no end, and a count of 0 as while it ran: the unchanged hour decides.
         """
-        ended_s = self._wall_clock() - (run.completed_ns or 0) / _NS
+        is_long_same = is_same and self._clock() - same_since >= SAME_FOR_S
+        if run.completed_ns is None:
+            return is_long_same
+        ended_s = self._wall_clock() - run.completed_ns / _NS
         if all(file.is_uploaded for file in files) and run.output_count == len(files):
             return is_same or ended_s > SETTLED_AFTER_S
-        return ended_s > GIVEN_UP_AFTER_S and is_same and self._clock() - same_since >= SAME_FOR_S
+        return ended_s > GIVEN_UP_AFTER_S and is_long_same
 
     # ---- keeping ----
 
