@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from rescalefs.budget import Budget, Rate
+from rescalefs.catalog import Catalog
 from rescalefs.client import Client
 from rescalefs.credentials import Key
 from rescalefs.emulator.clock import ManualClock
+from rescalefs.loader import Loader
 from rescalefs.transport import Transport
 
 KEY = "test-key"
+# Of the clock that is moved by hand: what one question may take, retries and all.
+DEADLINE_S = 15.0
+# Real seconds that a caller waits for our own threads; no test comes near them.
+WAIT_S = 30.0
 
 
 def transport_to(
@@ -29,3 +35,18 @@ def client_of(origin: str, clock: ManualClock, *, is_parallel: bool = True) -> I
         if is_parallel:
             client.start()
         yield client
+
+
+@contextmanager
+def loader(wait_s: float = WAIT_S) -> Iterator[Loader]:
+    """Serve a loader whose callers wait for at most *wait_s* real seconds."""
+    with closing(Loader("test", 16, wait_s)) as running:
+        running.start()
+        yield running
+
+
+@contextmanager
+def catalog_of(origin: str, clock: ManualClock) -> Iterator[Catalog]:
+    """Serve a catalog of *origin* that knows nothing yet; all its times are *clock*'s."""
+    with client_of(origin, clock) as client, loader() as running:
+        yield Catalog(client, running, deadline_s=DEADLINE_S, clock=clock.now, wall_clock=clock.now)
