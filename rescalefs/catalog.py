@@ -296,6 +296,10 @@ class Catalog:
         if known is None:
 
             def fill() -> _Known:
+                with self._lock:
+                    found = self._known.get(key)  # another answer may have come since the look above
+                if found is not None:
+                    return found
                 found = load()
                 self._keep(key, found)
                 return found

@@ -191,9 +191,7 @@ class Follower:
 
     def fetch_if_old(self, file: LiveFile) -> Future[None] | None:
         """Start or join a fetch of *file* if what is known is older than the poll interval."""
-        if self._clock() - file.asked_at < self._poll_s and file.spool is not None:
-            return None
-        return self._loader.begin(("tail", file.key), lambda: self._fetch(file))
+        return self._loader.begin(("tail", file.key), lambda: self._fetch(file)) if self._is_old(file) else None
 
     def wait(self, flight: Future[None], file: LiveFile) -> None:
         """Wait for the first sight of *file*, as long as a caller may wait."""
@@ -201,8 +199,13 @@ class Follower:
 
     def _fetch(self, file: LiveFile) -> None:
         """Read the whole file and bring its spool up to date; runs once at a time for a file."""
+    def _is_old(self, file: LiveFile) -> bool:
+        return file.spool is None or self._clock() - file.asked_at >= self._poll_s
+
         try:
             stream = self._source.tail(*file.key, deadline_at=self._clock() + TRANSFER_S)
+        if not self._is_old(file):
+            return  # another fetch has ended since the caller looked
             try:
                 self._merge(file, stream)
             finally:
