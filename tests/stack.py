@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from rescalefs.budget import Budget, Rate
-from rescalefs.catalog import Catalog
+from rescalefs.catalog import Catalog, RunView
 from rescalefs.client import Client
+from rescalefs.control import Controls
 from rescalefs.credentials import Key
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.loader import Loader
@@ -45,8 +48,32 @@ def loader(wait_s: float = WAIT_S) -> Iterator[Loader]:
         yield running
 
 
+@dataclass(frozen=True)
+class Acting:
+    """What an act goes through."""
+
+    client: Client
+    catalog: Catalog
+    controls: Controls
+    loader: Loader  # of the acts
+
+
+@contextmanager
+def acting_on(origin: str, clock: ManualClock, *, wait_s: float = WAIT_S) -> Iterator[Acting]:
+    """Serve controls of *origin* whose writers wait for at most *wait_s* real seconds."""
+    times: Any = {"deadline_s": DEADLINE_S, "clock": clock.now, "wall_clock": clock.now}
+    with client_of(origin, clock) as client, loader() as looks, loader(wait_s) as acts:
+        catalog = Catalog(client, looks, **times)
+        yield Acting(client, catalog, Controls(client, catalog, acts, **times), acts)
+
+
 @contextmanager
 def catalog_of(origin: str, clock: ManualClock) -> Iterator[Catalog]:
     """Serve a catalog of *origin* that knows nothing yet; all its times are *clock*'s."""
     with client_of(origin, clock) as client, loader() as running:
         yield Catalog(client, running, deadline_s=DEADLINE_S, clock=clock.now, wall_clock=clock.now)
+
+
+def paths(view: RunView) -> set[str]:
+    """Return the paths of all files that a view shows."""
+    return {leaf.path for leaf in view.root.leaves()}

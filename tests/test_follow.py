@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,79 +18,9 @@ from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from rescalefs.errors import DeadlineExceeded, NotFound, Refused, Stale, Unavailable
-from rescalefs.follow import POLL_S, Follower, LiveHandle, LiveKey
+from rescalefs.follow import POLL_S, Follower, LiveHandle
+from tests.live_source import BIG, KEY, WAIT_S, Stack
 from tests.stack import client_of, loader
-
-KEY = LiveKey("LiveR", "1", "case/log")
-# More than is compared at a time, and more than comes at a time.
-BIG = hashlib.shake_128(b"big").digest(700_000)
-WAIT_S = 20.0
-
-
-class Source:
-    """Serves one live file from memory, in pieces. Faults: `error` instead of an answer, `cut` after so many bytes."""
-
-    def __init__(self, data: bytes = b"") -> None:
-        self.data = data
-        self.tails = 0
-        self.closed = 0
-        self.piece = 100_000
-        self.error: Exception | None = None
-        self.cut: int | None = None
-        self.gate: threading.Event | None = None  # held, it lets nothing through
-
-    def tail(self, job_id: str, run_id: str, path: str, *, deadline_at: float) -> Stream:
-        assert (job_id, run_id, path) == KEY
-        self.tails += 1
-        if self.gate is not None:
-            assert self.gate.wait(WAIT_S)
-        if self.error is not None:
-            raise self.error
-        return Stream(self, self.data, self.cut)
-
-
-class Stream:
-    def __init__(self, source: Source, data: bytes, cut: int | None) -> None:
-        self._source = source
-        self._data = data if cut is None else data[:cut]
-        self._is_cut = cut is not None
-
-    def readinto(self, buffer: memoryview) -> int:
-        if self._is_cut and not self._data:
-            raise Unavailable("cut")
-        count = min(len(buffer), len(self._data), self._source.piece)
-        buffer[:count] = self._data[:count]
-        self._data = self._data[count:]
-        return count
-
-    def close(self) -> None:
-        self._source.closed += 1
-
-
-class Stack:
-    """A follower of one source on a clock moved by hand."""
-
-    def __init__(self, exits: ExitStack, directory: Path, wait_s: float = WAIT_S) -> None:
-        self.source = Source()
-        self.clock = ManualClock()
-        self.wall_ns = 1
-        self.follower = Follower(
-            self.source,
-            exits.enter_context(loader(wait_s)),
-            lambda: directory,
-            clock=self.clock.now,
-            wall_clock_ns=lambda: self.wall_ns,
-        )
-
-    def poll(self) -> None:
-        """Let what is known become old."""
-        self.clock.advance(POLL_S + 0.001)
-
-    def size(self) -> int:
-        return self.follower.file(KEY).size()
-
-    def open(self) -> LiveHandle:
-        return self.follower.open(KEY)
 
 
 @pytest.fixture
