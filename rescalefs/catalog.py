@@ -24,7 +24,7 @@ from rescalefs.errors import NotFound, RescaleError, Unavailable
 from rescalefs.loader import Loader
 from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run
 from rescalefs.timing import Clock
-from rescalefs.tree import Branch, build_tree
+from rescalefs.tree import Branch, LivePath, build_tree
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -232,18 +232,21 @@ class Catalog:
     def _list_files(self, job_id: str, run: Run, state: RunState) -> _Known:
         lifetimes = self._lifetimes
         key = (job_id, run.id)
+        looked_at = self._clock()  # a live view that is slow to fail is not older for that
         with self._lock:
             before, seen_at = self._last_views.get(key, (None, 0.0))
         files = tuple(self._client.files(job_id, run.id, self._deadline()))
         live_paths: list[str] = []
+        is_seen = True
         if state is RunState.LIVE:
             try:
                 live_paths = self._client.live_paths(job_id, run.id, self._deadline())
             except (Unavailable, NotFound) as error:
-                # Not an empty run: what was seen last holds for one more lifetime, then the outputs alone.
+                # Not an empty run: the names seen last hold for one more lifetime, then the outputs stand alone.
                 log.info("%s", error)
-                if before is not None and self._clock() - seen_at < 2 * lifetimes.live_s:
-                    return _Known(before, lifetimes.live_s)
+                if before is not None and looked_at - seen_at < 2 * lifetimes.live_s:
+                    live_paths = [leaf.path for leaf in before.root.leaves() if isinstance(leaf, LivePath)]
+                    is_seen = False
         is_same = before is not None and before.state is not RunState.LIVE and set(before.files) == set(files)
         same_since = before.same_since if before is not None and is_same else self._clock()
         if state is RunState.SETTLING and self._is_final(run, files, is_same, same_since):
@@ -253,7 +256,7 @@ class Catalog:
             if state is RunState.FINAL:
                 self._last_views.pop(key, None)  # nothing will be compared with it any more
             else:
-                self._last_views[key] = (view, self._clock())
+                self._last_views[key] = (view, self._clock() if is_seen else seen_at)
         seconds = {RunState.FINAL: lifetimes.final_s, RunState.SETTLING: lifetimes.settling_s}
         return _Known(view, seconds.get(state, lifetimes.live_s))
 
@@ -262,11 +265,15 @@ class Catalog:
 
         Two looks that agree, everything uploaded and the count right; one look is enough an hour after the end.
         Where the count never gets right, or an upload never completes, a day and an unchanged hour are.
+        A run of a killed job may have no end, and a count of 0 as while it ran: the unchanged hour decides.
         """
-        ended_s = self._wall_clock() - (run.completed_ns or 0) / _NS
+        is_long_same = is_same and self._clock() - same_since >= SAME_FOR_S
+        if run.completed_ns is None:
+            return is_long_same
+        ended_s = self._wall_clock() - run.completed_ns / _NS
         if all(file.is_uploaded for file in files) and run.output_count == len(files):
             return is_same or ended_s > SETTLED_AFTER_S
-        return ended_s > GIVEN_UP_AFTER_S and is_same and self._clock() - same_since >= SAME_FOR_S
+        return ended_s > GIVEN_UP_AFTER_S and is_long_same
 
     # ---- keeping ----
 
@@ -289,6 +296,10 @@ class Catalog:
         if known is None:
 
             def fill() -> _Known:
+                with self._lock:
+                    found = self._known.get(key)  # another answer may have come since the look above
+                if found is not None:
+                    return found
                 found = load()
                 self._keep(key, found)
                 return found

@@ -15,6 +15,7 @@ import os
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -72,6 +73,7 @@ class Spool:
 
     def __init__(self, directory: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115  # lives as long as the spool
+        weakref.finalize(self, self._file.close)
         self.size = 0
 
     def append(self, data: memoryview) -> None:
@@ -191,16 +193,19 @@ class Follower:
 
     def fetch_if_old(self, file: LiveFile) -> Future[None] | None:
         """Start or join a fetch of *file* if what is known is older than the poll interval."""
-        if self._clock() - file.asked_at < self._poll_s and file.spool is not None:
-            return None
-        return self._loader.begin(("tail", file.key), lambda: self._fetch(file))
+        return self._loader.begin(("tail", file.key), lambda: self._fetch(file)) if self._is_old(file) else None
 
     def wait(self, flight: Future[None], file: LiveFile) -> None:
         """Wait for the first sight of *file*, as long as a caller may wait."""
         self._loader.result(flight, f"live file {file.key.path}")
 
+    def _is_old(self, file: LiveFile) -> bool:
+        return file.spool is None or self._clock() - file.asked_at >= self._poll_s
+
     def _fetch(self, file: LiveFile) -> None:
         """Read the whole file and bring its spool up to date; runs once at a time for a file."""
+        if not self._is_old(file):
+            return  # another fetch has ended since the caller looked
         try:
             stream = self._source.tail(*file.key, deadline_at=self._clock() + TRANSFER_S)
             try:
@@ -215,10 +220,8 @@ class Follower:
 
     def _merge(self, file: LiveFile, stream: TailStream) -> None:
         spool = file.spool
-        first = spool is None
         if spool is None:
             spool = Spool(self._spool_directory())
-        size_before = spool.size
         buffer = memoryview(bytearray(_COMPARE_BYTES))
         offset = 0
         while count := stream.readinto(buffer):
@@ -229,13 +232,16 @@ class Follower:
                     spool = self._replaced(file, spool, offset + same)
                 offset += same
                 data = data[same:]
-            spool.append(data)
+            if data:
+                spool.append(data)
+                if spool is file.spool:  # seen at once, whatever becomes of the rest
+                    file.changed_ns = self._wall_clock_ns()
             offset += len(data)
         if offset < spool.size:
             spool = self._replaced(file, spool, offset)
-        if first or spool is not file.spool or spool.size != size_before:
+        if spool is not file.spool:
             file.changed_ns = self._wall_clock_ns()
-        file.spool = spool
+            file.spool = spool
 
     def _replaced(self, file: LiveFile, old: Spool, same: int) -> Spool:
         """Begin a new generation that shares the first *same* bytes with the old one."""

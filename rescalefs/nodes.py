@@ -222,7 +222,7 @@ class Command(File):
         """Open it; nothing happens before a write."""
         if is_writing and self._is_read_only:
             raise ReadOnly("mounted with --read-only")
-        return _CommandHandle(self._report(), self._command)
+        return _CommandHandle(self._report(), self._command) if is_writing else _TextHandle(self._report())
 
     def truncate(self) -> None:
         """Do nothing: `echo 1 > stop` truncates before it writes."""

@@ -20,6 +20,8 @@ from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.tools import FILES
 
+# What a question costs in requests: `cost(catalog.jobs) == {"jobs": 1}`.
+Cost = Callable[[Callable[[], object]], dict[str, int]]
 # Generous waits for a loaded machine; no test asserts how long anything took.
 READY_S = 30.0
 END_S = 20.0
@@ -121,6 +123,18 @@ def emulator(world: World) -> Iterator[Emulator]:
     """The world, served."""
     with Emulator(world) as running:
         yield running
+
+
+@pytest.fixture
+def cost(emulator: Emulator) -> Cost:
+    """Count the requests by endpoint that a question costs."""
+
+    def count(ask: Callable[[], object]) -> dict[str, int]:
+        emulator.reset_counts()
+        ask()
+        return dict(emulator.requests)
+
+    return count
 
 
 @pytest.fixture(params=sorted(BINDINGS, reverse=True))

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from rescalefs.budget import Budget, Rate
+from rescalefs.catalog import Catalog, RunView
 from rescalefs.client import Client
+from rescalefs.control import Controls
 from rescalefs.credentials import Key
 from rescalefs.emulator.clock import ManualClock
+from rescalefs.loader import Loader
 from rescalefs.transport import Transport
 
 KEY = "test-key"
+# Of the clock that is moved by hand: what one question may take, retries and all.
+DEADLINE_S = 15.0
+# Real seconds that a caller waits for our own threads; no test comes near them.
+WAIT_S = 30.0
 
 
 def transport_to(
@@ -29,3 +38,42 @@ def client_of(origin: str, clock: ManualClock, *, is_parallel: bool = True) -> I
         if is_parallel:
             client.start()
         yield client
+
+
+@contextmanager
+def loader(wait_s: float = WAIT_S) -> Iterator[Loader]:
+    """Serve a loader whose callers wait for at most *wait_s* real seconds."""
+    with closing(Loader("test", 16, wait_s)) as running:
+        running.start()
+        yield running
+
+
+@dataclass(frozen=True)
+class Acting:
+    """What an act goes through."""
+
+    client: Client
+    catalog: Catalog
+    controls: Controls
+    loader: Loader  # of the acts
+
+
+@contextmanager
+def acting_on(origin: str, clock: ManualClock, *, wait_s: float = WAIT_S) -> Iterator[Acting]:
+    """Serve controls of *origin* whose writers wait for at most *wait_s* real seconds."""
+    times: Any = {"deadline_s": DEADLINE_S, "clock": clock.now, "wall_clock": clock.now}
+    with client_of(origin, clock) as client, loader() as looks, loader(wait_s) as acts:
+        catalog = Catalog(client, looks, **times)
+        yield Acting(client, catalog, Controls(client, catalog, acts, **times), acts)
+
+
+@contextmanager
+def catalog_of(origin: str, clock: ManualClock) -> Iterator[Catalog]:
+    """Serve a catalog of *origin* that knows nothing yet; all its times are *clock*'s."""
+    with client_of(origin, clock) as client, loader() as running:
+        yield Catalog(client, running, deadline_s=DEADLINE_S, clock=clock.now, wall_clock=clock.now)
+
+
+def paths(view: RunView) -> set[str]:
+    """Return the paths of all files that a view shows."""
+    return {leaf.path for leaf in view.root.leaves()}

@@ -1,0 +1,84 @@
+"""A live file in memory and a follower of it, on a clock that moves only when a test moves it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+from rescalefs.emulator.clock import ManualClock
+from rescalefs.errors import Unavailable
+from rescalefs.follow import POLL_S, Follower, LiveHandle, LiveKey
+from tests.stack import loader
+
+KEY = LiveKey("LiveR", "1", "case/log")
+# More than is compared at a time, and more than comes at a time.
+BIG = hashlib.shake_128(b"big").digest(700_000)
+WAIT_S = 20.0
+
+
+class Source:
+    """Serves one live file from memory, in pieces. Faults: `error` instead of an answer, `cut` after so many bytes."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+        self.tails = 0
+        self.closed = 0
+        self.piece = 100_000
+        self.error: Exception | None = None
+        self.cut: int | None = None
+        self.gate: threading.Event | None = None  # held, it lets nothing through
+
+    def tail(self, job_id: str, run_id: str, path: str, *, deadline_at: float) -> Stream:
+        assert (job_id, run_id, path) == KEY
+        self.tails += 1
+        if self.gate is not None:
+            assert self.gate.wait(WAIT_S)
+        if self.error is not None:
+            raise self.error
+        return Stream(self, self.data, self.cut)
+
+
+class Stream:
+    def __init__(self, source: Source, data: bytes, cut: int | None) -> None:
+        self._source = source
+        self._data = data if cut is None else data[:cut]
+        self._is_cut = cut is not None
+
+    def readinto(self, buffer: memoryview) -> int:
+        if self._is_cut and not self._data:
+            raise Unavailable("cut")
+        count = min(len(buffer), len(self._data), self._source.piece)
+        buffer[:count] = self._data[:count]
+        self._data = self._data[count:]
+        return count
+
+    def close(self) -> None:
+        self._source.closed += 1
+
+
+class Stack:
+    """A follower of one source on a clock moved by hand."""
+
+    def __init__(self, exits: ExitStack, directory: Path, wait_s: float = WAIT_S) -> None:
+        self.source = Source()
+        self.clock = ManualClock()
+        self.wall_ns = 1
+        self.follower = Follower(
+            self.source,
+            exits.enter_context(loader(wait_s)),
+            lambda: directory,
+            clock=self.clock.now,
+            wall_clock_ns=lambda: self.wall_ns,
+        )
+
+    def poll(self) -> None:
+        """Let what is known become old."""
+        self.clock.advance(POLL_S + 0.001)
+
+    def size(self) -> int:
+        return self.follower.file(KEY).size()
+
+    def open(self) -> LiveHandle:
+        return self.follower.open(KEY)
