@@ -18,7 +18,8 @@ from urllib.parse import quote
 from rescalefs.budget import CONTENTS, JOBS, RUNS
 from rescalefs.errors import Corrupt, NotFound, Unavailable
 from rescalefs.models import Job, RemoteFile, Run
-from rescalefs.transport import Transfer, Transport
+from rescalefs.transfer import Transfer
+from rescalefs.transport import Transport
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

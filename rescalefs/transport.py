@@ -1,6 +1,6 @@
 """One HTTP request to the API, done well: key, budget, retries, redirects, deadlines.
 
-The only module that knows `requests`. It knows no endpoint and nothing of what the answers mean.
+With `transfer` the only module that knows `requests`. It knows no endpoint and nothing of what the answers mean.
 
 - A GET is retried on 429, 5xx, transport errors and bodies that were cut, with back-off and jitter or Retry-After,
   until its deadline; urllib3's `Retry` decides what to retry and how long to wait, the budget decides when to go.
@@ -10,23 +10,20 @@ The only module that knows `requests`. It knows no endpoint and nothing of what 
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
-import re
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from http.cookiejar import DefaultCookiePolicy
-from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
-from urllib3.exceptions import HTTPError, InvalidHeader
+from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
 from rescalefs import __version__
@@ -34,6 +31,7 @@ from rescalefs.budget import Budget
 from rescalefs.credentials import Key
 from rescalefs.errors import AccessDenied, Corrupt, NotFound, Refused, RescaleError, Unavailable
 from rescalefs.timing import Clock, remaining_s
+from rescalefs.transfer import TRANSPORT_ERRORS, Transfer, begun, cause
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,8 +43,6 @@ CONNECT_S = 10.0
 SILENCE_S = 20.0
 MAX_REDIRECTS = 4
 _READ_BYTES = 64 * 1024
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(\*|[0-9]{1,19})")
-_MAX_DIGITS = 19  # of the largest offset that a file can have
 
 # What urllib3 is asked to judge: which answers are worth another try, and how long to wait before it.
 _RETRY = Retry(
@@ -58,7 +54,6 @@ _RETRY = Retry(
     allowed_methods=("GET",),
 )
 _ONCE = _RETRY.new(total=0)
-_TRANSPORT_ERRORS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)
 
 
 class _KeyAuth(requests.auth.AuthBase):
@@ -71,45 +66,6 @@ class _KeyAuth(requests.auth.AuthBase):
         if self.authorization is not None:
             request.headers["Authorization"] = self.authorization
         return request
-
-
-class Transfer:
-    """A body that is read as it comes. Used by one thread at a time; `close` may come from another.
-
-    `start` is the offset in the file of the first byte that will come, `total` the file's size as the server says.
-    """
-
-    def __init__(self, response: requests.Response, start: int, total: int | None, what: str) -> None:
-        self.start = start
-        self.total = total
-        self._response = response
-        self._raw: HTTPResponse = response.raw
-        self._what = what
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Place the next bytes in *buffer*, as many as have come, and return how many; 0 at the end of the body.
-
-        Raises:
-            Unavailable: the body was cut short, or nothing came for too long.
-        """
-        try:
-            data = self._raw.read1(len(buffer))
-        except (*_TRANSPORT_ERRORS, ValueError) as error:  # ValueError: closed by another thread
-            raise Unavailable(f"{self._what}: the transfer was cut: {_cause(error)}") from None
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        """End the transfer; a body that was read to its end gives its connection back."""
-        self._response.close()
-
-    def __enter__(self) -> Transfer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Transport:
@@ -192,7 +148,7 @@ class Transport:
 
         def begin(response: requests.Response) -> Transfer:
             try:
-                return _transfer(response, path, start)
+                return begun(response, path, start)
             except Corrupt:
                 response.close()
                 raise
@@ -222,9 +178,9 @@ class Transport:
                     allow_redirects=False,
                 )
         except ValueError as error:  # a key that no header can carry
-            raise Refused(f"{what}: nothing was sent: {_cause(error)}", 0) from None
-        except _TRANSPORT_ERRORS as error:
-            raise Unavailable(f"{what}: no answer, so it may or may not have been done: {_cause(error)}") from None
+            raise Refused(f"{what}: nothing was sent: {cause(error)}", 0) from None
+        except TRANSPORT_ERRORS as error:
+            raise Unavailable(f"{what}: no answer, so it may or may not have been done: {cause(error)}") from None
         if response.status_code == 429:
             self._budget.throttled(scope, _retry_after_s(response, 1.0))
         if not 200 <= response.status_code < 300:
@@ -273,9 +229,9 @@ class Transport:
             except Unavailable as error:
                 failure = error
             except ValueError as error:  # requests' and urllib's word for a URL or a header that no request can have
-                raise Refused(f"{what}: {_cause(error)}", status) from None
-            except _TRANSPORT_ERRORS as error:
-                failure = Unavailable(f"{what}: cannot reach {urlsplit(url).netloc}: {_cause(error)}")
+                raise Refused(f"{what}: {cause(error)}", status) from None
+            except TRANSPORT_ERRORS as error:
+                failure = Unavailable(f"{what}: cannot reach {urlsplit(url).netloc}: {cause(error)}")
             if not retry.total:
                 raise failure
             retry = retry.increment("GET", url, response=HTTPResponse(b"", status=status or 599))
@@ -345,16 +301,6 @@ class Transport:
         return session
 
 
-def _cause(error: BaseException) -> str:
-    """Return what went wrong, without the object addresses and URLs that requests puts around it."""
-    inner: BaseException = error
-    while inner.args and isinstance(inner.args[0], BaseException):
-        inner = inner.args[0]
-    reason = getattr(inner, "reason", None)
-    text = str(reason if isinstance(reason, BaseException) else inner)
-    return text.rsplit(">: ", 1)[-1].rsplit("): ", 1)[-1] or type(error).__name__
-
-
 def _retry_after_s(response: requests.Response, default_s: T) -> float | T:
     """Return the seconds for which the server wants to be left alone, in either form of Retry-After."""
     header = response.headers.get("Retry-After")
@@ -374,7 +320,7 @@ def _error_of(response: requests.Response, what: str) -> RescaleError:
     try:
         body = json.loads(_small_body(response))
         detail = str(body.get("detail") or body) if isinstance(body, Mapping) else str(body)
-    except (*_TRANSPORT_ERRORS, ValueError, RecursionError):
+    except (*TRANSPORT_ERRORS, ValueError, RecursionError):
         detail = response.reason or ""
     text = f"{what}: {response.status_code} {detail[:200]}".rstrip()
     match response.status_code:
@@ -386,25 +332,3 @@ def _error_of(response: requests.Response, what: str) -> RescaleError:
             return Unavailable(text)
         case status:
             return Refused(text, status)
-
-
-def _transfer(response: requests.Response, what: str, start: int) -> Transfer:
-    """Check that an answer is of the range asked for, or of the whole file, byte for byte."""
-    coding = response.headers.get("Content-Encoding", "identity")
-    if coding != "identity":
-        raise Corrupt(f"{what}: asked for the plain bytes, got {coding!r}")
-    if response.status_code == 200:
-        length = response.headers.get("Content-Length", "")
-        return Transfer(response, 0, _number(length), what)
-    text = response.headers.get("Content-Range", "")
-    match = _CONTENT_RANGE.fullmatch(text)
-    first, last, total = map(_number, match.groups()) if match else (None, None, None)
-    is_sane = first is not None and last is not None and first <= last and (total is None or last < total)
-    if not is_sane or first != start:
-        raise Corrupt(f"{what}: asked for bytes from {start}, got {text[:60]!r}")
-    return Transfer(response, start, total, what)
-
-
-def _number(text: str) -> int | None:
-    """Return the number that a header holds; None where it holds none, or none that a file can have."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None

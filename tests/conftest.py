@@ -20,6 +20,8 @@ from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.tools import FILES
 
+pytest_plugins = ["tests.asking"]
+
 # What a question costs in requests: `cost(catalog.jobs) == {"jobs": 1}`.
 Cost = Callable[[Callable[[], object]], dict[str, int]]
 # Generous waits for a loaded machine; no test asserts how long anything took.

@@ -34,6 +34,7 @@ ROWS = [
     {"tree"},
     {"client"},
     {"transport"},
+    {"transfer"},
     {"budget", "names", "config", "log", "loader", "credentials", "notify", "system"},
     {"models", "timing"},
     {"errors"},
@@ -46,7 +47,7 @@ ISLAND_VISITORS = {"cli", "demo"}
 
 # Outside packages that one part alone may know.
 ONLY_IN = {
-    "requests": {"transport"},
+    "requests": {"transport", "transfer"},
     "fuse": {"binding"},
     "mfusepy": {"binding"},
     "aiohttp": {"emulator"},

@@ -1,0 +1,89 @@
+"""A body that comes as an answer of the API: whether it is of the range asked for, and its bytes as they come."""
+
+from __future__ import annotations
+
+import http.client
+import re
+from types import TracebackType
+
+import requests
+from urllib3 import HTTPResponse
+from urllib3.exceptions import HTTPError
+
+from rescalefs.errors import Corrupt, Unavailable
+
+# What a transfer that fails on the way may raise.
+TRANSPORT_ERRORS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(\*|[0-9]{1,19})")
+_MAX_DIGITS = 19  # of the largest offset that a file can have
+
+
+class Transfer:
+    """A body that is read as it comes. Used by one thread at a time; `close` may come from another.
+
+    `start` is the offset in the file of the first byte that will come, `total` the file's size as the server says.
+    """
+
+    def __init__(self, response: requests.Response, start: int, total: int | None, what: str) -> None:
+        self.start = start
+        self.total = total
+        self._response = response
+        self._raw: HTTPResponse = response.raw
+        self._what = what
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Place the next bytes in *buffer*, as many as have come, and return how many; 0 at the end of the body.
+
+        Raises:
+            Unavailable: the body was cut short, or nothing came for too long.
+        """
+        try:
+            data = self._raw.read1(len(buffer))
+        except (*TRANSPORT_ERRORS, ValueError) as error:  # ValueError: closed by another thread
+            raise Unavailable(f"{self._what}: the transfer was cut: {cause(error)}") from None
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """End the transfer; a body that was read to its end gives its connection back."""
+        self._response.close()
+
+    def __enter__(self) -> Transfer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def begun(response: requests.Response, what: str, start: int) -> Transfer:
+    """Check that an answer is of the range asked for, or of the whole file, byte for byte."""
+    coding = response.headers.get("Content-Encoding", "identity")
+    if coding != "identity":
+        raise Corrupt(f"{what}: asked for the plain bytes, got {coding!r}")
+    if response.status_code == 200:
+        length = response.headers.get("Content-Length", "")
+        return Transfer(response, 0, _number(length), what)
+    text = response.headers.get("Content-Range", "")
+    match = _CONTENT_RANGE.fullmatch(text)
+    first, last, total = map(_number, match.groups()) if match else (None, None, None)
+    is_sane = first is not None and last is not None and first <= last and (total is None or last < total)
+    if not is_sane or first != start:
+        raise Corrupt(f"{what}: asked for bytes from {start}, got {text[:60]!r}")
+    return Transfer(response, start, total, what)
+
+
+def _number(text: str) -> int | None:
+    """Return the number that a header holds; None where it holds none, or none that a file can have."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
+
+
+def cause(error: BaseException) -> str:
+    """Return what went wrong, without the object addresses and URLs that requests puts around it."""
+    inner: BaseException = error
+    while inner.args and isinstance(inner.args[0], BaseException):
+        inner = inner.args[0]
+    reason = getattr(inner, "reason", None)
+    text = str(reason if isinstance(reason, BaseException) else inner)
+    return text.rsplit(">: ", 1)[-1].rsplit("): ", 1)[-1] or type(error).__name__
