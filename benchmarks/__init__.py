@@ -4,6 +4,7 @@
     python -m benchmarks --rows head,random       some rows
     python -m benchmarks --quick                  all rows with small sizes, in about a minute
     python -m benchmarks --json figures.json      every sample, with the machine that made it
+    make bench ARGS="--rows head --repeat 1"      the same after setting up what it needs
 
 One process, the origin, serves everything that is read: the emulated API, and beside it the same files as a plain
 tree for the programs that know no API. Latency and pace are the same for both, and so is the code that sends.

@@ -61,7 +61,7 @@ def main(rows: list[str], binding: str, repeat: int, quick: bool, json_file: Pat
         errors.print("interrupted; the rows so far:")
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    report.show(outcomes, Console(width=None if sys.stdout.isatty() else 120))
+    report.show(outcomes, Console(width=None if sys.stdout.isatty() else 120), is_quick=quick)
     if json_file is not None:
         report.write(outcomes, json_file, repeat=repeat, is_quick=quick)
     missing = len(rows) * len(bindings) - len(outcomes)

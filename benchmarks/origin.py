@@ -72,14 +72,14 @@ class Origin(Emulator):
             return self._control(path.removeprefix("/bench/"), request)
         while self._hangs and "/jobs/" not in path and request.transport is not None:
             await asyncio.sleep(HANG_LOOK_S)
-        if not path.startswith("/files/"):
+        if not f"{path}/".startswith("/files/"):  # httpdirfs asks for directories without their slash
             return await super()._handle(request)
         record = self._record(request, PLAIN)
         self._under_way[PLAIN] += 1
         self.peak[PLAIN] = max(self.peak[PLAIN], self._under_way[PLAIN])
         try:
             await asyncio.sleep(self.latency_s)
-            answer = self._plain(unquote(request.rel_url.raw_path).removeprefix("/files/"), request)
+            answer = self._plain(unquote(request.rel_url.raw_path).removeprefix("/files").strip("/"), request)
             if request.method == "HEAD":
                 length = {"Content-Length": str(answer.length)}
                 return web.Response(status=answer.status, headers=answer.headers | length)

@@ -25,12 +25,14 @@ def as_text(value: float, unit: str) -> str:
     """Return a figure as people read it."""
     if unit == "bytes":
         return f"{value / _MIB:.2f} MiB"
+    if unit == "s" and value == 0:
+        return "0 s"
     if unit == "s":
         return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.1f} µs"
     return f"{value:.0f}" if value == int(value) else f"{value:.2f}×"
 
 
-def show(outcomes: Sequence[Outcome], console: Console) -> None:
+def show(outcomes: Sequence[Outcome], console: Console, *, is_quick: bool) -> None:
     """Print the table: for each row its goals, then what was measured."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("row", "what", "value", "goal", ""):
@@ -49,6 +51,8 @@ def show(outcomes: Sequence[Outcome], console: Console) -> None:
         for note in outcome.notes:
             table.add_row("", f"[dim]{note}[/]")
     console.print(table)
+    if is_quick:
+        console.print("\n--quick: numbers and sizes are smaller than the titles say, and goals mean little.")
 
 
 def _span(figure: Figure) -> str:

@@ -41,15 +41,17 @@ def stuck(bench: Bench, row: Outcome) -> None:
     bench.origin.limit()
     names = bench.sizes.small_names[:NAMES]
     slowest: list[float] = []
+    sent_bytes: list[float] = []
 
     def measure(mount: Mount) -> float:
         read("stat", mount.file(names[0]))  # one look, and the listing has them all
         waiting = [mount.file(name) for name in bench.sizes.many_names]
-        read("stat", waiting[0])
+        bench.look(waiting[0])
         bench.origin.limit(hangs=True)
         try:
             with stuck_readers(waiting, WAITED_S):
                 found = read("stat", *(mount.file(name) for name in names), deadline_s=60)
+            sent_bytes.append(bench.origin.counts().content_bytes)
         finally:
             bench.origin.limit()
         slowest.append(max(found["each"]))
@@ -57,4 +59,5 @@ def stuck(bench: Bench, row: Outcome) -> None:
 
     samples, _ = bench.cold(measure, has_budget=False)
     row.figure("mean", samples)
+    row.exactly("bytes that a reader got", max(sent_bytes), 0, "bytes")  # else they did not wait
     row.at_most("slowest", max(slowest), 0.05, "s")
