@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import sys
@@ -55,15 +56,15 @@ def main(rows: list[str], binding: str, repeat: int, quick: bool, json_file: Pat
         with running(root, is_quick=quick) as origin:
             first = Bench(origin, root, sizes, repeat, bindings[0])
             benches = [first, *(first.with_binding(name) for name in bindings[1:])]
-            for name in rows:
-                outcomes += [_measure(name, bench, errors) for bench in benches]
+            for name, bench in itertools.product(rows, benches):
+                outcomes.append(_measure(name, bench, errors))
+                if json_file is not None:  # after each, so that what took an hour is not lost
+                    report.write(outcomes, json_file, repeat=repeat, is_quick=quick)
     except KeyboardInterrupt:
         errors.print("interrupted; the rows so far:")
     finally:
         shutil.rmtree(root, ignore_errors=True)
     report.show(outcomes, Console(width=None if sys.stdout.isatty() else 120), is_quick=quick)
-    if json_file is not None:
-        report.write(outcomes, json_file, repeat=repeat, is_quick=quick)
     missing = len(rows) * len(bindings) - len(outcomes)
     sys.exit(int(missing > 0 or any(outcome.failure for outcome in outcomes)))
 
@@ -76,6 +77,8 @@ def _measure(name: str, bench: Bench, errors: Console) -> Outcome:
         row(bench, outcome)
     except Failed as error:
         outcome.failure = str(error)
+    except Exception as error:  # what a row did not foresee is its own failure, not the end of the others
+        outcome.failure = f"{type(error).__name__}: {error}"
     finally:
         bench.origin.limit()
     word = "failed" if outcome.failure else "met" if outcome.is_met else "missed"

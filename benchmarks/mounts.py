@@ -137,7 +137,10 @@ def cool(path: Path) -> None:
     """Drop a file, or all files below a directory, from the page cache."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     for file in files:
-        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            descriptor = os.open(file, os.O_RDONLY)
+        except FileNotFoundError:  # a cache may tidy up
+            continue
         try:
             os.fsync(descriptor)  # dirty pages stay
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
