@@ -23,7 +23,11 @@ NEAR_LATENCY_S = 0.02
 
 # How another mount is made: in a new directory, None if it is not installed.
 Maker = Callable[[Path, Origin], Mount | None]
-PEERS: dict[str, Maker] = {"rclone": mounts.rclone, "httpdirfs": mounts.httpdirfs}
+PEERS: dict[str, Maker] = {
+    "rclone": mounts.rclone,
+    "rclone, 16 streams": lambda home, origin: mounts.rclone(home, origin, 16, "4M"),
+    "httpdirfs": mounts.httpdirfs,
+}
 _numbers = itertools.count(1)
 
 

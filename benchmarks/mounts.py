@@ -166,10 +166,12 @@ def rescalefs(home: Path, origin: Origin, binding: str, *, has_budget: bool) -> 
     return mount
 
 
-def rclone(home: Path, origin: Origin) -> Mount | None:
+def rclone(home: Path, origin: Origin, streams: int = 8, chunk: str = "8M") -> Mount | None:
     """Return a mount of the plain tree by rclone, None where it is not installed.
 
-    Eight streams of 8 MiB suit a link that gives each stream little; names and sizes never change here.
+    Eight streams of 8 MiB were its fastest setting where streams are not limited (16 of 4 MiB: 1.3 times as long, more
+    read-ahead: 1.2 times); 16 streams of 4 MiB, which its manual recommends, were faster where they are.
+    Names and sizes never change here, so it may keep them.
     """
     own = Path(sysconfig.get_path("scripts"), "rclone")
     program = str(own) if own.exists() else shutil.which("rclone")
@@ -179,7 +181,8 @@ def rclone(home: Path, origin: Origin) -> Mount | None:
     mount.command = [
         *(program, "mount", ":http:", str(mount.point), "--http-url", origin.files_url, "--read-only"),
         *("--config", os.devnull, "--cache-dir", str(mount.cache)),
-        *("--vfs-cache-mode", "full", "--vfs-read-chunk-streams", "8", "--vfs-read-chunk-size", "8M"),
+        *("--vfs-cache-mode", "full", "--vfs-read-chunk-streams", str(streams)),
+        *("--vfs-read-chunk-size", chunk),
         *("--dir-cache-time", "24h", "--attr-timeout", "1h", "--no-checksum"),
     ]
     return mount

@@ -34,7 +34,8 @@ def stream(bench: Bench, row: Outcome) -> None:
     row.at_least("speed, by that of 16 threads", row.figure("16 threads", all16) / ours, 0.9)
     row.at_most("content requests", most(counts, lambda count: count.content_requests), 48)
     row.figure("bytes sent", [count.content_bytes for count in counts], "bytes")
-    bench.beside(row, "rclone", measure)
+    for peer in ("rclone", "rclone, 16 streams"):
+        bench.beside(row, peer, measure)
 
 
 def verified(bench: Bench, row: Outcome) -> None:
