@@ -22,6 +22,8 @@ from rescalefs import system
 READY_S = 30.0
 END_S = 20.0
 LOOK_S = 0.02
+# rclone keeps a file open for 5 s after its last close, and forgets what it has of one that it never closed.
+RCLONE_SETTLES_S = 6.0
 # The names of the bindings here, and those of `rescalefs mount --binding`.
 BINDINGS = {"mfusepy": "fuse3", "fusepy": "fuse2"}
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -37,6 +39,7 @@ class Mount:
     command: list[str]
     path_of: Callable[[str, int], str]
     environ: dict[str, str] = field(default_factory=dict)
+    settles_s: float = 0.0  # How long after the last close a cache is complete on disk.
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -94,6 +97,7 @@ class Mount:
 
     def remount(self) -> None:
         """End and begin again with the same cache, which is no longer in the page cache."""
+        time.sleep(self.settles_s)
         self.stop()
         cool(self.cache)
         self.start()
@@ -177,7 +181,7 @@ def rclone(home: Path, origin: Origin, streams: int = 8, chunk: str = "8M") -> M
     program = str(own) if own.exists() else shutil.which("rclone")
     if program is None:
         return None
-    mount = Mount("rclone", home, [], lambda name, number: name)
+    mount = Mount("rclone", home, [], lambda name, number: name, settles_s=RCLONE_SETTLES_S)
     mount.command = [
         *(program, "mount", ":http:", str(mount.point), "--http-url", origin.files_url, "--read-only"),
         *("--config", os.devnull, "--cache-dir", str(mount.cache)),

@@ -6,7 +6,7 @@ from benchmarks.bench import Bench
 from benchmarks.checks import Outcome
 from benchmarks.files import BIG, NOTE
 from benchmarks.mounts import Mount, cool
-from benchmarks.readers import check, read
+from benchmarks.readers import Failed, check, read
 
 # A mount that cannot fill its cache in this time has no figure.
 FILL_S = 180.0
@@ -17,6 +17,7 @@ def disk(bench: Bench, row: Outcome) -> None:
     """1 GiB from the disk cache, nothing in memory."""
     bench.origin.limit()
 
+    # The first pass of each is not counted: under a virtual machine, it waits for the host's disk.
     def native() -> float:
         cool(bench.on_disk(BIG))
         return bench.seconds("fast", bench.on_disk(BIG), BIG)
@@ -24,12 +25,15 @@ def disk(bench: Bench, row: Outcome) -> None:
     def filled(mount: Mount) -> list[float]:
         bench.seconds("whole", mount.file(BIG), BIG, FILL_S)
         samples = []
-        for _ in range(bench.repeat):
+        for _ in range(1 + bench.repeat):
             mount.remount()
             bench.look(mount.file(BIG))
             samples.append(bench.seconds("fast", mount.file(BIG), BIG, FILL_S))
-        return samples
+            if bench.origin.counts().content_bytes >= bench.sizes.big_bytes:
+                raise Failed(f"{mount.name} fetched everything again")
+        return samples[1:]
 
+    native()
     with bench.mounted(has_budget=False) as mount:
         ours = row.figure("rescalefs", filled(mount))
         row.exactly("content requests", bench.origin.counts().content_requests, 0)
