@@ -48,9 +48,9 @@ format: ## Put the sources into the format that `make check` wants
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only .
 
-bench: ## Run the benchmarks
+bench: ## Run the benchmarks, beside curl, rclone and httpdirfs (ARGS=--quick takes a minute)
 	$(SETUP) bench
-	$(BIN)/python -m pytest benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 dist: ## Build a wheel into dist/
 	$(SETUP) dist
@@ -61,5 +61,5 @@ dist: ## Build a wheel into dist/
 
 clean: ## Remove what the other targets made, the virtual environment too
 	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find rescalefs tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find rescalefs tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	@[ ! -e $(VENV)/.rescalefs/made ] || rm -rf $(VENV)

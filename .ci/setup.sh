@@ -15,8 +15,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# What the tests run, as command:package; either of the two being there is enough.
+# What the tests and benchmarks run, as command:package; either of the two being there is enough.
 TEST_TOOLS="rsync:rsync getfattr:attr"
+BENCH_TOOLS="curl:curl"
 LONG_TOOLS="icoFoam:openfoam openfoam-examples:openfoam-examples"
 
 target=$1
@@ -26,7 +27,7 @@ demo) extra=demo fuse=yes tools='' ;;
 test) extra=test fuse=yes tools=$TEST_TOOLS ;;
 test-long) extra=test fuse=yes tools="$TEST_TOOLS $LONG_TOOLS" ;;
 check) extra=dev fuse=no tools='' ;;
-bench) extra=bench fuse=yes tools='' ;;
+bench) extra=bench fuse=yes tools=$BENCH_TOOLS ;;
 dist) extra='' fuse=no tools='' ;;
 *) echo "usage: sh .ci/setup.sh demo|test|test-long|check|bench|dist" >&2 && exit 2 ;;
 esac
@@ -106,6 +107,8 @@ look() {
             needed="$needed$wanted" wanted=''
         ;;
     esac
+    # A competitor to measure; without it, its figures are missing.
+    [ "$target" != bench ] || has httpdirfs || wanted="$wanted httpdirfs"
 }
 
 # Install packages; one that apt refuses does not keep the others away, and nothing is ever removed.
@@ -140,7 +143,7 @@ if [ -n "$needed" ] || { [ -n "$wanted" ] && ! packages_are_current; }; then
         has apt-get || fail "missing, by the names of Debian's packages:$needed; install them with this system's package manager$hint"
         fail "packages are missing; an administrator must run: apt-get update && apt-get install$needed$hint"
     fi
-    [ -z "$wanted" ] || say "not installed:$wanted; going on with the one FUSE library that is there"
+    [ -z "$wanted" ] || say "not installed:$wanted; going on without"
 fi
 
 # --- The virtual environment and the Python packages ------------------------------------------------------------
@@ -166,7 +169,7 @@ if [ -n "$extra" ] && [ "$(note "extra-$extra")" != "$digest" ]; then
     PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USE_PEP517=1 \
         "$VENV/bin/python" -m pip install -q -e ".[$extra]" || fail "pip could not install the packages, see above"
     # An extra brings those that it contains.
-    case $extra in dev | bench) brought="$extra test demo" ;; test) brought="test demo" ;; *) brought=$extra ;; esac
+    case $extra in dev) brought="dev test demo" ;; test | bench) brought="$extra demo" ;; *) brought=$extra ;; esac
     for name in $brought; do
         echo "$digest" >"$inside/extra-$name"
     done

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rescalefs.binding import Binding, End, NoFuse
-from rescalefs.budget import Budget
+from rescalefs.budget import Budget, rates
 from rescalefs.catalog import Catalog
 from rescalefs.client import Client
 from rescalefs.config import Settings
@@ -50,7 +50,7 @@ class Mount:
     def __init__(self, settings: Settings, account: Account, owner: str) -> None:
         self._settings = settings
         deadline_s = settings.metadata_deadline_s
-        self._transport = Transport(account.origin, account.key, Budget())
+        self._transport = Transport(account.origin, account.key, Budget(rates(os.environ)))
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)

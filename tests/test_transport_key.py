@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from rescalefs import transport as module
-from rescalefs.budget import Rate
+from rescalefs.budget import CONTENTS, DEFAULT_RATES, Budget, Rate, rates
 from rescalefs.credentials import Key
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.errors import (
@@ -236,6 +236,17 @@ def test_every_request_is_counted_by_its_name(clock: ManualClock) -> None:
                 send("late", "scope", "x/", clock.now())
         assert transport.requests_by_endpoint == {"list": 3, "act": 1}
         assert server.connections == 4
+
+
+def test_the_budget_can_be_turned_off(clock: ManualClock) -> None:
+    """RESCALEFS_BUDGET=off paces nothing; anything else is the default."""
+    off = Budget(rates({"RESCALEFS_BUDGET": "off"}), clock=clock.now, sleep=clock.advance)
+    begun = clock.now()
+    for _ in range(10 * DEFAULT_RATES[CONTENTS].burst):
+        off.take(CONTENTS, begun)
+
+    assert clock.now() == begun
+    assert rates({}) == rates({"RESCALEFS_BUDGET": ""}) == DEFAULT_RATES
 
 
 def test_the_budget_is_asked_before_each_try(clock: ManualClock) -> None:

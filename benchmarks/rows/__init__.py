@@ -1,0 +1,36 @@
+"""The rows, in the order of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from benchmarks.bench import Bench
+from benchmarks.checks import Outcome
+from benchmarks.rows import kept, limits, scattered, streams
+
+Row = Callable[[Bench, Outcome], None]
+
+ROWS: Mapping[str, Row] = {
+    row.__name__: row
+    for row in (
+        streams.stream,
+        streams.verified,
+        streams.head,
+        streams.tail,
+        scattered.random,
+        scattered.small,
+        scattered.small_budget,
+        streams.shared,
+        kept.disk,
+        kept.warm,
+        kept.reopen,
+        scattered.twins,
+        limits.memory,
+        limits.stuck,
+    )
+}
+
+
+def title_of(row: Row) -> str:
+    """Return what a row says of itself, for the table."""
+    return (row.__doc__ or "").partition("\n")[0].rstrip(".")
