@@ -48,12 +48,12 @@ def stuck(bench: Bench, row: Outcome) -> None:
         waiting = [mount.file(name) for name in bench.sizes.many_names]
         bench.look(waiting[0])
         bench.origin.limit(hangs=True)
-        try:
-            with stuck_readers(waiting, WAITED_S):
+        with stuck_readers(waiting, WAITED_S):
+            try:
                 found = read("stat", *(mount.file(name) for name in names), deadline_s=60)
-            sent_bytes.append(bench.origin.counts().content_bytes)
-        finally:
-            bench.origin.limit()
+                sent_bytes.append(bench.origin.counts().content_bytes)
+            finally:
+                bench.origin.limit()  # before the readers are killed: those in an unanswered read cannot go
         slowest.append(max(found["each"]))
         return float(found["seconds"]) / len(names)
 
