@@ -184,7 +184,7 @@ class ContentEngine:
         self._counts["misses" if is_miss else "hits"] += 1
         if data is None:
             data = self._wait_for(content, cursor, offset, end)
-        elif cursor.until - cursor.planned >= cursor.piece_bytes and cursor.planned < content.size:
+        elif cursor.planned < content.size and cursor.until > cursor.planned:
             self._fetcher.ahead(content, cursor)
         if content.check is not None and content.check.verdict is None and (is_miss or end == content.size):
             self._wait_for_verdict(content)

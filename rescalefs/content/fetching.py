@@ -20,7 +20,7 @@ from rescalefs.content.segment import BLOCK_BYTES
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Job, Streams
 from rescalefs.content.verify import Check
-from rescalefs.content.window import Cursor, Pattern, pieces
+from rescalefs.content.window import MIB, STEADY_BYTES, Cursor, Pace, Pattern, pieces
 from rescalefs.errors import Corrupt, NotFound, RescaleError, Stale, Unavailable
 from rescalefs.models import RemoteFile
 from rescalefs.timing import Clock
@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 
 # Files up to this size come in one request and are verified before their first byte is served.
 WHOLE_BYTES = 4 << 20
-# Ranges of one file asked for side by side.
-FILE_STREAMS = 24
 # Transfers in a row that may end without a new byte before the range is given up.
 ATTEMPTS = 4
 # A transfer's buffer: what has come is passed on at each block, at high rates several at once.
@@ -136,6 +134,7 @@ class Fetcher:
         self._go_on = go_on
         self._deadline_s = deadline_s
         self._clock = clock
+        self._pace = Pace()
         self._lock = threading.Lock()  # guards fetched_bytes
         self.fetched_bytes = 0
 
@@ -153,7 +152,8 @@ class Fetcher:
         """Fetch what the cursor wants ahead of its reader."""
         target = self._target(content, cursor)
         start = max(cursor.planned, cursor.position)
-        if start < target:
+        is_little = target < content.size and target - start < self._pace.least_bytes(cursor)
+        if start < target and not is_little and len(content.fetches) < self._pace.streams:
             with contextlib.suppress(Unavailable):
                 self._plan(content, cursor, start, target, urgent_end=0)
 
@@ -191,7 +191,7 @@ class Fetcher:
                 if not self._streams.submit(fetch.job, partial(self._run, content, fetch)):
                     self._end(content, fetch)
                     raise Unavailable("the mount is closing")
-            if run is not None and start < run[1]:
+            if run is not None and start == run[0]:
                 break  # all streams of this file are busy
         cursor.planned = max(cursor.planned, start)
 
@@ -211,10 +211,12 @@ class Fetcher:
         if content.is_whole or not content.has_ranges:
             ranges = [(0, content.size)]
         else:
-            free = FILE_STREAMS - len(content.fetches)
-            ranges = pieces(
-                start, end, cursor, FILE_STREAMS, max(free, int(is_urgent)), must_all=is_urgent or end == content.size
-            )
+            streams = self._pace.streams
+            sizes = self._pace.least_bytes(cursor), self._pace.most_bytes(cursor)
+            busy = sum(fetch.end - fetch.position > 2 * MIB for fetch in content.fetches)  # the others end soon
+            is_small = cursor.consumed < STEADY_BYTES
+            ranges = pieces(start, end, sizes, streams - busy, must_all=is_urgent or is_small or end == content.size)
+            del ranges[max(streams - len(content.fetches), int(is_urgent)) :]
         new = [Fetch(first, last, cursor, is_urgent=first < urgent_end) for first, last in ranges]
         content.fetches += new
         return (new[-1].end if new else start), new
@@ -256,6 +258,7 @@ class Fetcher:
         while fetch.position < fetch.end and not fetch.is_unwanted:
             before = fetch.position
             stream = self._begin(content, before, fetch.end)
+            began = self._clock()
             try:
                 if stream.start < before:  # the server ignores ranges and sends everything: take it from the beginning
                     if not self._takes_whole(content, fetch):
@@ -266,6 +269,7 @@ class Fetcher:
                     self._receive(content, fetch, stream, buffer)
             finally:
                 stream.close()
+                self._pace.note(fetch.position - before, self._clock() - began)
             if fetch.position >= fetch.end or fetch.is_unwanted:
                 return
             futile = 0 if fetch.position > before else futile + 1

@@ -65,9 +65,9 @@ class Streams:
                 return True  # withdrawn already
             job.run, job.state = run, _State.QUEUED
             (self._urgent if job.is_urgent else self._ahead).append(job)
-            if self._idle:
-                self._changed.notify()
-            elif self._started < self._threads:
+            self._changed.notify()
+            # A thread counts as idle until it has woken: there must be one for each job.
+            if self._idle < len(self._urgent) + len(self._ahead) and self._started < self._threads:
                 self._started += 1
                 threading.Thread(target=self._work, name=f"stream-{self._started}", daemon=True).start()
         return True

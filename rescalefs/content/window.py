@@ -19,8 +19,12 @@ STEADY_PIECE_BYTES = 1 * MIB
 FAST_BYTES = 2 * MIB
 FAST_WINDOW_BYTES = 256 * MIB
 FAST_PIECE_BYTES = 4 * MIB
-# No request is longer: what is fetched in vain when a reader leaves stays small, and pieces even out.
-MAX_PIECE_BYTES = 16 * MIB
+MAX_FAST_PIECE_BYTES = 32 * MIB
+# Many streams where each is slow, few where one fills the link: more of them would only take turns.
+MAX_FILE_STREAMS = 24
+MIN_FILE_STREAMS = 4
+ENOUGH_BYTES_PER_S = 500e6
+USUAL_STREAM_BYTES_PER_S = 8.5e6  # of the platform, as measured through `files/{id}/contents/`
 # Positions that one open file is followed at; interleaved readers each stay sequential.
 MAX_CURSORS = 4
 # The kernel's read-ahead sends reads side by side, and they arrive in any order; within this they are one sequence.
@@ -60,11 +64,6 @@ class Cursor:
             return max(FIRST_BYTES, self.position)
         return self.position + (self.consumed if self.reads > 1 else 0)
 
-    @property
-    def piece_bytes(self) -> int:
-        """The least that is worth a request of its own now."""
-        return FAST_PIECE_BYTES if self.consumed >= FAST_BYTES else STEADY_PIECE_BYTES
-
 
 class Pattern:
     """The cursors of one open file, the one used last in front."""
@@ -84,19 +83,43 @@ class Pattern:
         return cursor
 
 
-def pieces(start: int, until: int, cursor: Cursor, streams: int, free: int, *, must_all: bool) -> list[tuple[int, int]]:
-    """Cut [start, until), which nobody fetches yet, into ranges for at most *free* requests.
+class Pace:
+    """How fast a stream is, and so how many of them pay, and how long their requests may be. Threads: any."""
 
-    The ranges are such that *streams* requests side by side would end together. What is too little for a request of
-    its own is left for later, unless *must_all*, or at the beginning of a sequence.
+    def __init__(self) -> None:
+        self._bytes_per_s = USUAL_STREAM_BYTES_PER_S
+
+    def note(self, count: int, seconds: float) -> None:
+        """Note a transfer of *count* bytes."""
+        if count >= MIB // 2:  # of less, the connection's start is most
+            self._bytes_per_s += (count / max(seconds, 1e-3) - self._bytes_per_s) / 4
+
+    @property
+    def streams(self) -> int:
+        """Ranges of one file to ask for side by side."""
+        return int(min(MAX_FILE_STREAMS, max(MIN_FILE_STREAMS, ENOUGH_BYTES_PER_S / self._bytes_per_s)))
+
+    def least_bytes(self, cursor: Cursor) -> int:
+        """The least that is worth a request of its own: half a second of a stream, for a reader of the whole file."""
+        if cursor.consumed < FAST_BYTES:
+            return STEADY_PIECE_BYTES
+        return min(MAX_FAST_PIECE_BYTES, max(FAST_PIECE_BYTES, int(self._bytes_per_s / 2) // MIB * MIB))
+
+    def most_bytes(self, cursor: Cursor) -> int:
+        """The most to ask for at once."""
+        return 4 * self.least_bytes(cursor)
+
+
+def pieces(start: int, until: int, sizes: tuple[int, int], streams: int, *, must_all: bool) -> list[tuple[int, int]]:
+    """Cut [start, until), which nobody fetches yet, into ranges of *sizes*, (least, most), that *streams* share evenly.
+
+    What is too little for a request of its own is left out, unless *must_all*.
     """
-    left = until - start
-    least = cursor.piece_bytes
-    size = min(MAX_PIECE_BYTES, max(least, -(-left // streams // MIB) * MIB))
+    least, most = sizes
+    share = -(-(until - start) // max(1, streams))
+    size = min(most, max(least, share + -share % MIB))
     found: list[tuple[int, int]] = []
-    while start < until and len(found) < free:
-        if until - start < least and not must_all and cursor.consumed >= STEADY_BYTES:
-            break
+    while start < until and (must_all or until - start >= least):
         found.append((start, min(until, start + size)))
         start = found[-1][1]
     return found
