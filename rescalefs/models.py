@@ -109,6 +109,20 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Status:
+    """One line of a job's history."""
+
+    text: str
+    date_ns: int
+
+    @classmethod
+    def from_api(cls, item: object) -> Status:
+        """Make a status from a row of the history."""
+        row = _mapping(item)
+        return cls(_text(row, "status", ""), parse_time_ns(row.get("statusDate")) or 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Variable:
     """One design variable of a run."""
 
