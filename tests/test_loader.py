@@ -99,10 +99,13 @@ def test_an_error_is_shared_and_forgotten(loader: Loader, gate: threading.Event,
     assert loader.load("key", lambda: "well again", "x") == "well again"
 
 
-def test_a_key_is_free_when_its_answer_is_there(loader: Loader) -> None:
+def test_a_key_is_free_when_its_answer_is_there(loader: Loader, gate: threading.Event) -> None:
     """Who has an answer and asks again at once does not join the flight that has just landed."""
-    for number in range(200):
-        assert loader.load("key", lambda number=number: number, "x") == number
+    again: Future[Future[str]] = Future()
+    flight = loader.begin("key", lambda: str(gate.wait(LONG_S)))
+    flight.add_done_callback(lambda _: again.set_result(loader.begin("key", lambda: "new")))
+    gate.set()
+    assert loader.result(again.result(LONG_S), "x") == "new"
 
 
 def test_closing_lands_all_who_wait(loader: Loader, gate: threading.Event) -> None:
@@ -124,24 +127,20 @@ def test_a_closed_loader_takes_no_work(loader: Loader) -> None:
 
 
 def test_work_that_ends_after_closing_changes_nothing(loader: Loader, gate: threading.Event) -> None:
-    """A late answer neither replaces the error that was given nor harms a loader begun again."""
-    ended = threading.Event()
-
-    def work() -> str:
-        try:
-            assert gate.wait(LONG_S)
-            return "late"
-        finally:
-            ended.set()
-
-    flight = loader.begin("key", work)
+    """A late answer neither replaces the error that was given nor forgets what a loader begun again is at."""
+    flight = loader.begin("key", lambda: gate.wait(LONG_S))
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("test_")]
     loader.close()
     loader.start()
-    again = loader.begin("key", lambda: "new")
+    second_gate = threading.Event()
+    again = loader.begin("key", lambda: second_gate.wait(LONG_S))
     gate.set()
-    assert ended.wait(LONG_S)
+    for thread in threads:
+        thread.join(LONG_S)
     assert isinstance(flight.exception(LONG_S), Unavailable)
-    assert loader.result(again, "x") == "new"
+    assert loader.begin("key", lambda: False) is again
+    second_gate.set()
+    assert loader.result(again, "x") is True
 
 
 def test_a_caller_waits_no_longer_than_the_loader_lets_it(gate: threading.Event) -> None:
