@@ -83,38 +83,45 @@ class Budget:
         """Wait until one request of *scope* may go out. A scope without a rate is not limited.
 
         Raises:
-            DeadlineExceeded: it may not go out before *deadline_at*; nothing was taken.
+            DeadlineExceeded: it may not go out before *deadline_at*; nothing was taken,
+                unless a 429 came while it waited.
         """
-        go_at = self._reserve(scope, deadline_at)
+        go_at, throttled_s = self._reserve(scope, deadline_at)
         while True:
             with self._lock:
-                wait_s = max(go_at, self._stopped_until) - self._clock()
+                # A stop puts off all who wait by its length, so that they do not go at once when it ends.
+                wait_s = max(go_at + (self._throttled_s - throttled_s), self._stopped_until) - self._clock()
             if wait_s <= 0:
                 return
             if self._clock() + wait_s > deadline_at:
                 raise DeadlineExceeded(f"the request budget for {scope} is used up for {wait_s:.0f} s")
             self._sleep(wait_s)
 
-    def _reserve(self, scope: str, deadline_at: float) -> float:
+    def _reserve(self, scope: str, deadline_at: float) -> tuple[float, float]:
+        """Return when the request may go, and the length of all stops that this time takes into account."""
         with self._lock:
             now = self._clock()
             bucket = self._buckets.get(scope)
             if bucket is None:
-                return now
+                return now, self._throttled_s
             interval_s = 1 / bucket.per_s
             full_again_at = max(bucket.full_again_at, now)
-            go_at = full_again_at - (bucket.full.burst - 1) * interval_s
-            if max(go_at, self._stopped_until) > deadline_at:
+            # The burst is worth as many seconds at any rate: a lower rate must not let more go at once.
+            go_at = max(full_again_at - (bucket.full.burst - 1) / bucket.full.per_s, self._stopped_until)
+            if go_at > deadline_at:
                 raise DeadlineExceeded(f"the request budget for {scope} is used up for {go_at - now:.0f} s")
             bucket.full_again_at = full_again_at + interval_s
-            return go_at
+            return go_at, self._throttled_s
 
     def throttled(self, scope: str, wait_s: float) -> None:
         """The API answered 429: halve the scope's rate, and stop all scopes for *wait_s* seconds."""
         with self._lock:
             now = self._clock()
-            self._throttled_s += max(0.0, now + wait_s - max(now, self._stopped_until))
+            stop_s = max(0.0, now + wait_s - max(now, self._stopped_until))
+            self._throttled_s += stop_s
             self._stopped_until = max(self._stopped_until, now + wait_s)
+            for each in self._buckets.values():
+                each.full_again_at = max(each.full_again_at, now) + stop_s  # no bucket fills up while all are stopped
             bucket = self._buckets.get(scope)
             if bucket is not None:
                 bucket.per_s = max(_FLOOR_PER_S, bucket.per_s / 2)

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from rescalefs.budget import CONTENTS, JOBS, RUNS
-from rescalefs.errors import Corrupt, NotFound, Unavailable
-from rescalefs.models import Job, RemoteFile, Run
+from rescalefs.errors import Corrupt, NotFound, Refused, Unavailable
+from rescalefs.models import Job, RemoteFile, Run, Status
 from rescalefs.transfer import Transfer
 from rescalefs.transport import Transport
 
@@ -29,6 +29,8 @@ FILES_PAGE = 1000
 JOBS_PAGE = 200
 # Pages of one listing asked for at once; the budget is the real limit, this bounds memory and threads.
 PARALLEL_PAGES = 8
+# Pages asked for before looking whether the listing goes on: what a `count` far too high may cost.
+PAGES_AHEAD = 64
 # Rows that moved between pages while a listing was read make it start over, at most so often.
 LISTING_ATTEMPTS = 4
 
@@ -81,8 +83,8 @@ class Client:
         """Return a job's newest status, "" if it never had one. The order of the history is not relied on."""
         path = f"jobs/{_segment(job_id)}/statuses/"
         rows = self._listing("statuses", JOBS, path, FILES_PAGE, deadline_at, identity=None)
-        newest = max(rows, key=lambda row: str(row.get("statusDate", "")), default={})
-        return str(newest.get("status", ""))
+        newest = max(map(Status.from_api, rows), key=lambda status: status.date_ns, default=None)
+        return "" if newest is None else newest.text
 
     def runs(self, job_id: str, deadline_at: float) -> list[Run]:
         """Return the runs of a job, [] before the first one began."""
@@ -158,11 +160,11 @@ class Client:
         before: list[dict[str, Any]] | None = None
         for _ in range(LISTING_ATTEMPTS):
             rows, is_consistent = self._read_pages(endpoint, scope, path, page_size, deadline_at)
-            if identity is not None:
+            if rows is not None and identity is not None:
                 unique = {str(row.get(identity)): row for row in rows}
                 is_consistent = is_consistent and len(unique) == len(rows)
                 rows = list(unique.values())
-            if is_consistent or rows == before:
+            if rows is not None and (is_consistent or rows == before):
                 return rows
             log.info("the listing %s changed while it was read; reading it again", path)
             before = rows
@@ -170,8 +172,11 @@ class Client:
 
     def _read_pages(
         self, endpoint: str, scope: str, path: str, page_size: int, deadline_at: float
-    ) -> tuple[list[dict[str, Any]], bool]:
-        """Return the rows of all pages up to the first empty one, and whether the pages agree with each other."""
+    ) -> tuple[list[dict[str, Any]] | None, bool]:
+        """Return the rows of all pages up to the first empty one, and whether the pages agree with each other.
+
+        None in place of rows that cannot be whole: a page came twice, or rows came after an empty page.
+        """
 
         def read(number: int) -> _Page:
             # `next` is not followed but rebuilt: it may name another host, or drop page_size.
@@ -185,13 +190,14 @@ class Client:
 
         first = read(1)
         pages = [first]
-        if first.has_next and first.rows:
-            # The server may serve shorter pages than asked for; `count` may be absent, too high or too low.
-            last = -(-first.count // len(first.rows)) if first.count else 2
-            pages += self._in_parallel(read, range(2, last + 1))
-            while pages[-1].has_next and pages[-1].rows:
-                pages.append(read(len(pages) + 1))
+        # The server may serve shorter pages than asked for; `count` may be absent, too high or too low.
+        last = -(-first.count // len(first.rows)) if first.count and first.rows else 0
+        while pages[-1].has_next and pages[-1].rows and not _has_repeats(pages):
+            known = len(pages)
+            pages += self._in_parallel(read, range(known + 1, max(known + 1, min(last, known + PAGES_AHEAD)) + 1))
         end = next((number for number, page in enumerate(pages) if not page.rows), len(pages))
+        if _has_repeats(pages) or any(page.rows for page in pages[end:]):
+            return None, False
         rows = [row for page in pages[:end] for row in page.rows]
         is_full = all(len(page.rows) == len(first.rows) for page in pages[: max(0, end - 1)])
         counts = {page.count for page in pages[:end]} - {None}
@@ -225,9 +231,20 @@ class _Page:
         return cls(rows, count if isinstance(count, int) and count >= 0 else None, bool(answer.get("next")))
 
 
+def _has_repeats(pages: Sequence[_Page]) -> bool:
+    """Tell whether a page came twice, as from a server that does not look at `page`."""
+    return any(page.rows and page.rows == other.rows for at, page in enumerate(pages) for other in pages[:at])
+
+
 def _segment(text: str) -> str:
-    """Quote one path segment; a dot segment too, which HTTP libraries would otherwise resolve away."""
-    return "%2E" * len(text) if text in (".", "..") else quote(text, safe="", errors="surrogatepass")
+    """Quote one path segment.
+
+    Raises:
+        Refused: it is a dot segment: requests sends "%2E%2E" as "..", and that is another resource.
+    """
+    if text in (".", ".."):
+        raise Refused(f"nothing can be asked for by the name {text!r}", 0)
+    return quote(text, safe="", errors="surrogatepass")
 
 
 def _run_path(job_id: str, run_id: str) -> str:

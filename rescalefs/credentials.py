@@ -88,7 +88,7 @@ def find_account(
     elif profile is None and environ.get("RESCALE_API_KEY"):
         value = _checked(environ["RESCALE_API_KEY"], "RESCALE_API_KEY")
         key = Key(lambda: value, "RESCALE_API_KEY")
-    elif profile is None and credential is not None and credential.exists():
+    elif profile is None and credential is not None and _exists(credential):
         key = Key(lambda: _checked(_text_of(credential), str(credential)), "systemd credential")
     elif _profile(config, profile, is_secret=True) is not None:
         key = Key(lambda: _profile_key(config, profile), f"{config} [{profile or 'default'}]")
@@ -109,7 +109,7 @@ def _profile(config: Path, profile: str | None, *, is_secret: bool) -> Mapping[s
 
     Only where the key is taken from it (*is_secret*) must the file be closed to other users.
     """
-    if not config.exists():
+    if not _exists(config):
         if profile is not None:
             raise CredentialError(f"profile {profile!r} was asked for, but there is no {config}")
         return None
@@ -147,6 +147,13 @@ def _private_text_of(path: Path) -> str:
     return _text_of(path)
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # such as a directory on the way that may not be searched
+        raise CredentialError(f"cannot read {path}: {error.strerror}") from None
+
+
 def _text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -167,17 +174,22 @@ def _checked(text: str, source: str) -> str:
 
 def _origin(url: str) -> str:
     """Return scheme, host and port of *url*; https unless the host is this machine itself."""
-    parts = urlsplit(url if "://" in url else f"https://{url}")
     try:
+        parts = urlsplit(url if "://" in url else f"https://{url}")
         host, port = parts.hostname, parts.port
     except ValueError:
-        host, port = None, None
+        raise CredentialError(_no_address(url)) from None
     if not host or parts.scheme not in ("http", "https") or parts.username is not None:
-        raise CredentialError(f"{url!r} is not the address of a Rescale platform, such as {DEFAULT_ORIGIN}")
+        raise CredentialError(_no_address(url))
     if parts.scheme == "http" and not is_loopback(host):
         raise CredentialError(f"{url} would send the key unencrypted: use https")
     name = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{name}" + (f":{port}" if port is not None else "")
+
+
+def _no_address(url: str) -> str:
+    shown = url.rpartition("@")[2]  # before it may stand a key
+    return f"{shown!r} is not the address of a Rescale platform, such as {DEFAULT_ORIGIN}"
 
 
 def is_loopback(host: str) -> bool:

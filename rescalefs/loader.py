@@ -83,8 +83,8 @@ class Loader:
         began = time.monotonic()
         try:
             return flight.result(patience_s(self._wait_s))
-        except FutureTimeout as error:
-            if flight.done():  # the work itself raised a TimeoutError: on Python 3.11 they are one class
+        except (FutureTimeout, TimeoutError) as error:  # one class from Python 3.11 on
+            if flight.done() and flight.exception() is error:  # the work itself raised it
                 raise Unavailable(f"{what}: {error}") from error
             raise DeadlineExceeded(f"{what}: no answer in {time.monotonic() - began:.1f} s") from None
 

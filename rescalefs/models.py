@@ -19,6 +19,8 @@ from rescalefs.errors import Corrupt
 # Python 3.10's fromisoformat knows neither "Z" nor fractions of other than 3 or 6 digits.
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:?\d\d)?")
 
+_MAX_DIGITS = 19  # of the largest size that a file can have; int() itself refuses text of thousands
+
 # Statuses after which a job does nothing more (Rescale Interlink `models/job.go`; "Cancelled" from other clients).
 TERMINAL_STATUSES = frozenset(
     {"Completed", "Failed", "Stopped", "Force Stopped", "Force Stop", "Terminated", "Cancelled"}
@@ -60,12 +62,22 @@ def _text(item: Mapping[str, Any], key: str, default: str | None = None) -> str:
 def _count(item: Mapping[str, Any], key: str) -> int | None:
     """Return a whole number that may be absent, or come as text (folder listings send sizes so)."""
     value = item.get(key)
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
         value = int(value)
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
         raise Corrupt(f"the API sent {value!r} as {key}, a whole number was expected")
+    return value
+
+
+def _list(item: Mapping[str, Any], key: str) -> list[Any]:
+    """Return a list that may be absent."""
+    value = item.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise Corrupt(f"the API sent {type(value).__name__} as {key}, a list was expected")
     return value
 
 
@@ -92,20 +104,33 @@ class Job:
         row = _mapping(item)
         status_field = row.get("jobStatus")
         status = _text(_mapping(status_field), "content", "") if status_field is not None else None
-        names = row.get("analysisNames") or ()
         return cls(
             id=_text(row, "id", id),
             name=_text(row, "name", ""),
             owner=_text(row, "owner", ""),
             created_ns=parse_time_ns(row.get("dateInserted")) or 0,
             status=status,
-            analyses=tuple(name for name in names if isinstance(name, str)),
+            analyses=tuple(name for name in _list(row, "analysisNames") if isinstance(name, str)),
         )
 
     @property
     def is_over(self) -> bool:
         """True once the job will never run again."""
         return self.status in TERMINAL_STATUSES
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One line of a job's history."""
+
+    text: str
+    date_ns: int
+
+    @classmethod
+    def from_api(cls, item: object) -> Status:
+        """Make a status from a row of the history."""
+        row = _mapping(item)
+        return cls(_text(row, "status", ""), parse_time_ns(row.get("statusDate")) or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +162,15 @@ class Run:
         row = _mapping(item)
         id = row.get("id")
         started = row["dateStarted"] if "dateStarted" in row else row.get("dateInserted")
-        variables = row.get("variables") or ()
+        variables = [_mapping(variable) for variable in _list(row, "variables")]
         return cls(
-            id=str(id) if isinstance(id, int) else _text(row, "id"),
+            id=str(id) if isinstance(id, int) and not isinstance(id, bool) else _text(row, "id"),
             started_ns=parse_time_ns(started),
             completed_ns=parse_time_ns(row.get("dateCompleted")),
             order=_count(row, "displayOrder") or 0,
             output_count=_count(row, "outputFileCount"),
             output_bytes=_count(row, "outputFileSize"),
-            variables=tuple(Variable(_text(_mapping(v), "name"), str(_mapping(v).get("value", ""))) for v in variables),
+            variables=tuple(Variable(_text(each, "name"), str(each.get("value", ""))) for each in variables),
         )
 
 
@@ -195,7 +220,8 @@ class Digest:
 def _digest(row: Mapping[str, Any]) -> Digest | None:
     """Return the strongest checksum of a row; an unknown or malformed one counts as absent."""
     found: dict[str, str] = {}
-    for entry in row.get("fileChecksums") or ():
+    entries = row.get("fileChecksums")
+    for entry in entries if isinstance(entries, list) else ():
         if isinstance(entry, Mapping):
             found[str(entry.get("hashFunction", "")).lower().replace("-", "")] = str(entry.get("fileHash", ""))
     if isinstance(row.get("md5"), str):
