@@ -24,7 +24,7 @@ from rescalefs.content.segment import BLOCK_BYTES
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Streams
 from rescalefs.content.verify import Check, Verifier
-from rescalefs.content.window import FAST_BYTES, Cursor, Pattern
+from rescalefs.content.window import FAST_BYTES, Cursor
 from rescalefs.errors import Corrupt, DeadlineExceeded, Unavailable
 from rescalefs.models import RemoteFile
 from rescalefs.timing import Clock, patience_s
@@ -44,7 +44,6 @@ class ContentHandle:
         self.size = content.size
         # After a mismatch the kernel's pages of this content are wrong, too: another name lets them go.
         self.identity = f"{content.identity}.{generation}"
-        self.pattern = Pattern()
         self.served: int | None = None  # the mismatches that there were when bytes were served first
 
     def read(self, offset: int, size: int) -> bytes:
@@ -60,7 +59,7 @@ class ContentHandle:
 
     def close(self) -> None:
         """Let go of the file; what was being fetched for it alone is cancelled."""
-        self._engine.release(self, self._content)
+        self._engine.release(self._content)
 
 
 class ContentEngine:
@@ -123,20 +122,15 @@ class ContentEngine:
                 content = self._contents[identity] = Content(file, identity, self._judge)
             content.users += 1
             handle = ContentHandle(self, content, self._generations[identity])
-        with content.lock:
-            content.patterns.append(handle.pattern)
         return handle
 
-    def release(self, handle: ContentHandle, content: Content) -> None:
+    def release(self, content: Content) -> None:
         """Forget a handle."""
         with self._lock:
             content.users -= 1
             if not content.users and self._contents.get(content.identity) is content:
                 del self._contents[content.identity]
-        with content.lock:
-            content.patterns.remove(handle.pattern)
-            has_fetches = bool(content.fetches)
-        if has_fetches:
+        if content.fetches:
             self._fetcher.drop_unwanted(content)
 
     def size(self, file: RemoteFile) -> int:
@@ -177,8 +171,8 @@ class ContentEngine:
         if mismatches >= _MAX_MISMATCHES:
             raise Corrupt(f"file {content.file.id} ({content.file.path}) does not match its checksum, twice")
         if self._is_verified_first and content.check is not None and content.check.verdict is None:
-            self._verify_first(handle, content)
-        cursor = handle.pattern.note(offset, end)
+            self._verify_first(content)
+        cursor = content.pattern.note(offset, end)
         data = self._store.read(content.identity, offset, end, content.size)
         is_miss = data is None
         self._counts["misses" if is_miss else "hits"] += 1
@@ -248,13 +242,13 @@ class ContentEngine:
             if content.check is check:
                 return
 
-    def _verify_first(self, handle: ContentHandle, content: Content) -> None:
+    def _verify_first(self, content: Content) -> None:
         """Fetch and check all of a file."""
         if content.size > self._cache.limit_bytes:
             return  # it can never be here as a whole; it is verified as it passes
         cursor = Cursor(0, 0)
         cursor.consumed = FAST_BYTES
-        handle.pattern.cursors = [cursor, *handle.pattern.cursors]
+        content.pattern.cursors = [cursor, *content.pattern.cursors]
         while (run := self._store.missing(content.identity, cursor.position, content.size, content.size)) is not None:
             cursor.position = run[0]
             self._wait_for(content, cursor, run[0], min(run[0] + BLOCK_BYTES, content.size))
@@ -277,6 +271,5 @@ class ContentEngine:
             content.mismatches += 1
             content.ended += 1
             content.check_anew()
-            for pattern in content.patterns:
-                for cursor in pattern.cursors:
-                    cursor.planned = 0
+            for cursor in content.pattern.cursors:
+                cursor.planned = 0

@@ -89,8 +89,8 @@ class Content:
         self.lock = threading.Lock()
         self.fetches: list[Fetch] = []
         self.waits: list[Wait] = []
-        self.patterns: list[Pattern] = []
         self.ended = 0  # fetches, so that a look at the store can be told to be outdated
+        self.pattern = Pattern()
         self.has_ranges = True  # until the server sends the whole file for a range
         self.mismatches = 0  # how often its bytes proved to be wrong
         self.has_all = False  # all blocks were here at some time
@@ -164,7 +164,7 @@ class Fetcher:
     def drop_unwanted(self, content: Content) -> None:
         """Cancel fetches that no cursor and no reader wants any more."""
         with content.lock:
-            cursors = {cursor for pattern in content.patterns for cursor in pattern.cursors}
+            cursors = set(content.pattern.cursors)
             for fetch in content.fetches:
                 is_waited = any(wait.start < fetch.end and fetch.position < wait.end for wait in content.waits)
                 fetch.is_unwanted = not is_waited and (not content.users or fetch.cursor not in cursors)
@@ -236,9 +236,8 @@ class Fetcher:
             self._end(content, fetch, Unavailable(f"file {content.file.id}: {error}"))
         else:
             self._end(content, fetch)
-            for pattern in list(content.patterns):
-                for cursor in pattern.cursors:
-                    self.ahead(content, cursor)
+            for cursor in content.pattern.cursors:
+                self.ahead(content, cursor)
 
     def _end(self, content: Content, fetch: Fetch, error: RescaleError | None = None) -> None:
         with content.lock:

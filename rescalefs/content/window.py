@@ -25,8 +25,8 @@ MAX_FILE_STREAMS = 24
 MIN_FILE_STREAMS = 4
 ENOUGH_BYTES_PER_S = 500e6
 USUAL_STREAM_BYTES_PER_S = 8.5e6  # of the platform, as measured through `files/{id}/contents/`
-# Positions that one open file is followed at; interleaved readers each stay sequential.
-MAX_CURSORS = 4
+# Positions at which one file is followed; interleaved readers each stay sequential.
+MAX_CURSORS = 16
 # The kernel's read-ahead sends reads side by side, and they arrive in any order; within this they are one sequence.
 _SLACK_BYTES = 512 * KIB
 
@@ -66,7 +66,11 @@ class Cursor:
 
 
 class Pattern:
-    """The cursors of one open file, the one used last in front."""
+    """The cursors of one file, the one used last in front. Threads: any, but a note may get lost between two.
+
+    All who have the file open share it: the kernel keeps one page cache for them, so what one handle is asked for has
+    gaps where another one's reads were.
+    """
 
     def __init__(self) -> None:
         self.cursors: list[Cursor] = []
