@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from rescalefs.ahead import FilesAhead
 from rescalefs.binding import Binding, End, NoFuse
 from rescalefs.budget import Budget, rates
 from rescalefs.catalog import Catalog
@@ -63,9 +64,11 @@ class Mount:
         )
         self._follower = Follower(self._client, self._live_loader, lambda: settings.cache_directory)
         controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s)
+        self._ahead = FilesAhead(self._engine)
         rooms = Rooms(
             self.catalog,
             self._engine,
+            self._ahead,
             self._follower,
             controls,
             settings.is_read_only,
@@ -81,11 +84,13 @@ class Mount:
         self._loader.start()
         self._live_loader.start()
         self._engine.start()
+        self._ahead.start()
 
     def close(self) -> None:
         """Let everybody who waits fail, and end the threads. May be called twice."""
         self._loader.close()
         self._live_loader.close()
+        self._ahead.close()
         self._engine.close()
         self._client.close()
         self._transport.close()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rescalefs import __version__, generated
+from rescalefs.ahead import FilesAhead
 from rescalefs.catalog import Catalog, RunState, RunView
 from rescalefs.content.engine import ContentEngine
 from rescalefs.control import ActKey, Controls
@@ -51,6 +52,7 @@ class Rooms:
 
     catalog: Catalog
     engine: ContentEngine
+    ahead: FilesAhead
     follower: Follower
     controls: Controls
     is_read_only: bool
@@ -183,10 +185,12 @@ class _Runs(Directory):
 class _Outputs(Directory):
     """One directory of a run's files."""
 
-    def __init__(self, rooms: Rooms, view: RunView, branch: Branch) -> None:
+    def __init__(self, rooms: Rooms, view: RunView, branches: tuple[Branch, ...], names: tuple[str, ...] = ()) -> None:
         self._rooms = rooms
         self._view = view
-        self._branch = branch
+        self._branches = branches  # from the run's top directory to this one
+        self._names = names  # those that lead here
+        self._branch = branch = branches[-1]
         run = view.run
         self.modified_ns = branch.modified_ns or run.completed_ns or run.started_ns or 0
 
@@ -194,7 +198,7 @@ class _Outputs(Directory):
         leaf = self._branch.entries.get(name)
         if leaf is None:
             raise NotFound(f"no {name} here")
-        return self._node(leaf)
+        return self._node(name, leaf)
 
     def entries(self) -> Iterator[Entry]:
         engine = self._rooms.engine
@@ -204,15 +208,17 @@ class _Outputs(Directory):
             elif isinstance(leaf, LivePath):
                 yield Entry(name, stat.S_IFREG, None)  # its size takes a read, which a listing is not worth
             else:
-                yield Entry(name, stat.S_IFDIR, self._node(leaf).attributes())
+                yield Entry(name, stat.S_IFDIR, self._node(name, leaf).attributes())
 
-    def _node(self, leaf: Leaf | Branch) -> Node:
-        view = self._view
+    def _node(self, name: str, leaf: Leaf | Branch) -> Node:
+        view, names = self._view, (*self._names, name)
         if isinstance(leaf, RemoteFile):
-            return OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id)
+            file = leaf
+            opened = lambda: self._rooms.ahead.opened(self._branches, names, file)  # noqa: E731
+            return OutputFile(file, self._rooms.engine, view.job_id, view.run.id, opened)
         if isinstance(leaf, LivePath):
             return LiveOutput(LiveKey(view.job_id, view.run.id, leaf.path), self._rooms.follower)
-        return _Outputs(self._rooms, view, leaf)
+        return _Outputs(self._rooms, view, (*self._branches, leaf), names)
 
 
 class _Run(Directory):
@@ -234,11 +240,11 @@ class _Run(Directory):
         view = self._rooms.catalog.view(self._job_id, self._run_id)
         if name not in view.root.entries and name in self._acts(view):
             return self._act(name)
-        return _Outputs(self._rooms, view, view.root).child(name)
+        return _Outputs(self._rooms, view, (view.root,)).child(name)
 
     def entries(self) -> Iterator[Entry]:
         view = self._rooms.catalog.view(self._job_id, self._run_id)
-        yield from _Outputs(self._rooms, view, view.root).entries()
+        yield from _Outputs(self._rooms, view, (view.root,)).entries()
         for act in self._acts(view):
             if act not in view.root.entries:
                 yield Entry(act, stat.S_IFREG, self._act(act).attributes())

@@ -267,7 +267,10 @@ class _OutputHandle(_ReadHandle):
 class OutputFile(File):
     """A file that has been uploaded; its bytes never change."""
 
-    def __init__(self, file: RemoteFile, engine: ContentEngine, job_id: str, run_id: str) -> None:
+    def __init__(
+        self, file: RemoteFile, engine: ContentEngine, job_id: str, run_id: str, opened: Callable[[], None]
+    ) -> None:
+        self._opened = opened
         self._file = file
         self._engine = engine
         self._job_id = job_id
@@ -287,7 +290,9 @@ class OutputFile(File):
             raise ReadOnly("results cannot be changed")
         if not self._file.is_uploaded:
             raise NotUploaded(f"file {self._file.id} ({self._file.path}) is listed, but its upload is not complete")
-        return _OutputHandle(self._engine.open(self._file))
+        handle = _OutputHandle(self._engine.open(self._file))
+        self._opened()
+        return handle
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         """Ids, checksum, and how much of it is here."""

@@ -29,7 +29,7 @@ ROWS = [
     {"operations"},
     {"namespace"},
     {"nodes"},
-    {"control", "generated"},
+    {"ahead", "control", "generated"},
     {"catalog", "follow", "content"},
     {"tree"},
     {"client"},

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from rescalefs.content.cache import DiskCache
-from rescalefs.content.fetching import Content, ContentSource, Fetcher, Wait
+from rescalefs.content.fetching import WHOLE_BYTES, Content, ContentSource, Fetcher, Wait
 from rescalefs.content.segment import BLOCK_BYTES
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Streams
@@ -40,7 +40,7 @@ class ContentHandle:
 
     def __init__(self, engine: ContentEngine, content: Content, generation: int) -> None:
         self._engine = engine
-        self._content = content
+        self.content = content
         self.size = content.size
         # After a mismatch the kernel's pages of this content are wrong, too: another name lets them go.
         self.identity = f"{content.identity}.{generation}"
@@ -55,11 +55,11 @@ class ContentHandle:
             Unavailable, AccessDenied, DeadlineExceeded: the bytes cannot be had.
         """
         end = min(offset + size, self.size)
-        return self._engine.read(self, self._content, offset, end) if offset < end else b""
+        return self._engine.read(self, self.content, offset, end) if offset < end else b""
 
     def close(self) -> None:
         """Let go of the file; what was being fetched for it alone is cancelled."""
-        self._engine.release(self._content)
+        self._engine.release(self.content)
 
 
 class ContentEngine:
@@ -86,7 +86,7 @@ class ContentEngine:
             source, self._store, self._streams, self._verifier.go_on, deadline_s=deadline_s, clock=clock
         )
         self._lock = threading.Lock()  # guards the two below and the users of contents; nothing else is done under it
-        self._contents: dict[str, Content] = {}
+        self.contents: dict[str, Content] = {}
         self._generations: Counter[str] = Counter()  # how often contents proved to be wrong
         self._counts: Counter[str] = Counter()  # approximate: threads may count at once
         self._is_closed = False
@@ -103,7 +103,7 @@ class ContentEngine:
         self._streams.close()
         self._verifier.close()
         with self._lock:
-            contents = list(self._contents.values())
+            contents = list(self.contents.values())
         for content in contents:
             with content.lock:
                 for fetch in content.fetches:
@@ -117,19 +117,30 @@ class ContentEngine:
         """Open a file; asks nothing."""
         identity = self.identity(file)
         with self._lock:
-            content = self._contents.get(identity)
+            content = self.contents.get(identity)
             if content is None or content.mismatches >= _MAX_MISMATCHES:  # a new try for who comes now
-                content = self._contents[identity] = Content(file, identity, self._judge)
+                content = self.contents[identity] = Content(file, identity, self._judge)
             content.users += 1
             handle = ContentHandle(self, content, self._generations[identity])
         return handle
+
+    def prefetch(self, file: RemoteFile) -> bool:
+        """Begin to fetch a small file before anybody reads it; False if it is large, here, or on its way."""
+        if file.size > WHOLE_BYTES or not file.is_uploaded:
+            return False
+        handle = self.open(file)
+        if self._fetcher.prefetch(handle.content, handle.close):
+            self._counts["ahead"] += 1
+            return True
+        handle.close()
+        return False
 
     def release(self, content: Content) -> None:
         """Forget a handle."""
         with self._lock:
             content.users -= 1
-            if not content.users and self._contents.get(content.identity) is content:
-                del self._contents[content.identity]
+            if not content.users and self.contents.get(content.identity) is content:
+                del self.contents[content.identity]
         if content.fetches:
             self._fetcher.drop_unwanted(content)
 
@@ -153,6 +164,7 @@ class ContentEngine:
         return {
             "content.hits": self._counts["hits"],
             "content.misses": self._counts["misses"],
+            "content.files_ahead": self._counts["ahead"],
             "content.fetched_bytes": self._fetcher.fetched_bytes,
         }
 

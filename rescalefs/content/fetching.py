@@ -68,7 +68,10 @@ class Wait:
 class Fetch:
     """A range on its way. `position` is up to where it has come; guarded by its content's lock, as is `is_unwanted`."""
 
-    def __init__(self, start: int, end: int, cursor: Cursor, *, is_urgent: bool) -> None:
+    def __init__(
+        self, start: int, end: int, cursor: Cursor, *, is_urgent: bool, on_end: Callable[[], None] = lambda: None
+    ) -> None:
+        self.on_end = on_end
         self.start = start
         self.end = end
         self.position = start
@@ -161,6 +164,21 @@ class Fetcher:
         # What is fetched ahead must still be here when its reader comes.
         return min(content.size, cursor.until, cursor.position + self._store.room_bytes // 4)
 
+    def prefetch(self, content: Content, on_end: Callable[[], None]) -> bool:
+        """Begin to fetch a whole small file; False if it is here or on its way, and *on_end* is not called then."""
+        if content.fetches or self._store.missing(content.identity, 0, content.size, content.size) is None:
+            return False
+        cursor = Cursor(0, content.size)
+        with content.lock:
+            if content.fetches:
+                return False
+            fetch = Fetch(0, content.size, cursor, is_urgent=False, on_end=on_end)
+            content.fetches.append(fetch)
+            content.pattern.cursors = [*content.pattern.cursors, cursor]
+        if not self._streams.submit(fetch.job, partial(self._run, content, fetch)):
+            self._end(content, fetch)
+        return True
+
     def drop_unwanted(self, content: Content) -> None:
         """Cancel fetches that no cursor and no reader wants any more."""
         with content.lock:
@@ -247,6 +265,7 @@ class Fetcher:
             content.ended += 1
             content.wake(fetch.position, fetch.end, error)
             content.wake(fetch.start, fetch.position)
+        fetch.on_end()
         if error is not None:
             log.info("fetching [%d, %d) of file %s failed: %s", fetch.start, fetch.end, content.file.id, error)
 

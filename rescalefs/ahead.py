@@ -1,0 +1,140 @@
+"""Files ahead of their reader: who reads a directory file by file gets the next ones fetched meanwhile.
+
+Two orders are followed: that of a walk (`grep -r`, `cp -r`, `md5sum *`), and the same name in sibling directories
+(`100/U`, `200/U`, ...: how a viewer loads a time series). What is fetched ahead grows with what was read of it, so
+that little is fetched in vain. Only small files, which come whole: a large one is read ahead once it is being read.
+
+It works on a thread of its own: an open costs its caller an entry in a queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Protocol
+
+from cachetools import LRUCache
+
+from rescalefs.models import RemoteFile
+from rescalefs.tree import Branch
+
+log = logging.getLogger(__name__)
+
+# Files on their way ahead of a reader: enough for small files at 50 ms each to keep up with a reader of 1 ms each.
+MAX_AHEAD = 48
+# A reader may leave out this many files (unreadable names, other types) and still be in order.
+_MAX_SKIPPED = 4
+# Orders that are followed at a time: one walk a run, and one for each name.
+_MAX_ORDERS = 64
+
+
+class Prefetcher(Protocol):
+    """What fetches."""
+
+    def prefetch(self, file: RemoteFile) -> bool:
+        """Begin to fetch a small file that is not here; False if there is nothing to do."""
+
+
+class Order:
+    """A sequence of files that somebody may be reading, from some file on."""
+
+    def __init__(self, following: Iterator[RemoteFile]) -> None:
+        self._following = following
+        self._next: deque[RemoteFile] = deque()  # what comes, the first `_begun` of it fetched ahead already
+        self._begun = 0
+        self._steps = 0
+
+    def step(self, file: RemoteFile) -> bool:
+        """Tell whether *file* is one of the next ones, and go on there."""
+        self._fill(_MAX_SKIPPED)
+        for skipped, candidate in enumerate(islice(self._next, _MAX_SKIPPED)):
+            if candidate.id == file.id:
+                for _ in range(skipped + 1):
+                    self._next.popleft()
+                self._begun = max(0, self._begun - skipped - 1)
+                self._steps += 1
+                return True
+        return False
+
+    def take(self) -> list[RemoteFile]:
+        """Return the files to fetch now: none at first, then twice as many with each step."""
+        wanted = min(MAX_AHEAD, 2**self._steps) if self._steps else 0
+        self._fill(wanted)
+        found = list(islice(self._next, self._begun, wanted))
+        self._begun = max(self._begun, min(wanted, len(self._next)))
+        return found
+
+    def _fill(self, count: int) -> None:
+        self._next.extend(islice(self._following, max(0, count - len(self._next))))
+
+
+class FilesAhead:
+    """Watches opens, and fetches what will be opened next. Threads: any."""
+
+    def __init__(self, prefetcher: Prefetcher) -> None:
+        self._prefetcher = prefetcher
+        self._opens: queue.SimpleQueue[tuple[tuple[Branch, ...], tuple[str, ...], RemoteFile] | None]
+        self._opens = queue.SimpleQueue()
+        self._orders: LRUCache[tuple[int, str], Order] = LRUCache(_MAX_ORDERS)  # belongs to the thread
+
+    def start(self) -> None:
+        """Make the thread."""
+        threading.Thread(target=self._work, name="ahead", daemon=True).start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._opens.put(None)
+
+    def opened(self, branches: tuple[Branch, ...], names: tuple[str, ...], file: RemoteFile) -> None:
+        """Note that *file* was opened: `branches[0]` is its run's top directory, `names` its path below it."""
+        self._opens.put((branches, names, file))
+
+    def _work(self) -> None:
+        while (opened := self._opens.get()) is not None:
+            try:
+                self._follow(*opened)
+            except Exception:
+                log.exception("fetching files ahead")
+
+    def _follow(self, branches: tuple[Branch, ...], names: tuple[str, ...], file: RemoteFile) -> None:
+        run = id(branches[0])
+        orders = [((run, ""), walk_after(branches, names))]
+        if len(names) > 1:
+            orders.append(((run, f"{len(names)}/{names[-1]}"), same_after(branches, names)))
+        for key, following in orders:
+            order = self._orders.get(key)
+            if order is None or not order.step(file):
+                self._orders[key] = Order(following)
+                continue
+            for coming in order.take():
+                self._prefetcher.prefetch(coming)
+
+
+def walk_after(branches: tuple[Branch, ...], names: tuple[str, ...]) -> Iterator[RemoteFile]:
+    """Yield the files that come after a path in a walk of its run."""
+    for branch, name in zip(reversed(branches), reversed(names), strict=True):
+        for leaf in _after(branch, name):
+            if isinstance(leaf, Branch):
+                yield from (below for below in leaf.leaves() if isinstance(below, RemoteFile))
+            elif isinstance(leaf, RemoteFile):
+                yield leaf
+
+
+def same_after(branches: tuple[Branch, ...], names: tuple[str, ...]) -> Iterator[RemoteFile]:
+    """Yield the files of the same name in the directories that come after a path's own."""
+    for sibling in _after(branches[-2], names[-2]):
+        leaf = sibling.entries.get(names[-1]) if isinstance(sibling, Branch) else None
+        if isinstance(leaf, RemoteFile):
+            yield leaf
+
+
+def _after(branch: Branch, name: str) -> Iterator[object]:
+    entries = iter(branch.entries.items())
+    for other, _ in entries:
+        if other == name:
+            break
+    yield from (leaf for _, leaf in entries)
