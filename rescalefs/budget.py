@@ -22,27 +22,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most `per_s` requests a second on the long run, `burst` of them at once."""
+    """At most `per_s` requests a second on the long run, `burst` of them at once.
+
+    Where the limit is not known, the rate may grow to `most_per_s` as long as the API does not object.
+    """
 
     per_s: float
     burst: int
+    most_per_s: float = 0.0
 
 
 # v2 job queries are documented at 25/s; 20 leaves room for the user's other tools.
 JOBS = "jobs-usage"
-# The file-access limit is not documented; 20/s with a burst that lets 64 streams begin at once.
+# The file-access limit is not documented: 20/s with a burst that lets 64 streams begin at once, and more if that is
+# borne, up to where this process would be the limit.
 CONTENTS = "file-access"
 # Not documented; tail and directory-contents run commands on the user's own cluster, so they go gently.
 RUNS = "runs-usage"
-DEFAULT_RATES: Mapping[str, Rate] = {JOBS: Rate(20, 40), CONTENTS: Rate(20, 64), RUNS: Rate(2, 10)}
+DEFAULT_RATES: Mapping[str, Rate] = {JOBS: Rate(20, 40), CONTENTS: Rate(20, 64, 200), RUNS: Rate(2, 10)}
 
 # Set to `off`, requests go out unpaced: for platforms of one's own, such as the emulator under a benchmark.
 SWITCH = "RESCALEFS_BUDGET"
 
 # Below this a throttled scope does not fall: one request in ten seconds still shows recovery.
 _FLOOR_PER_S = 0.1
-# Share of the full rate regained by each answer that is not a 429: a halved rate is back after 50 answers.
-_REGAIN = 0.01
+# Share of the full rate gained by each answer that is not a 429: a halved rate is back after 50 answers.
+_GAIN = 0.01
 
 
 def rates(environ: Mapping[str, str]) -> Mapping[str, Rate]:
@@ -106,8 +111,9 @@ class Budget:
                 return now, self._throttled_s
             interval_s = 1 / bucket.per_s
             full_again_at = max(bucket.full_again_at, now)
-            # The burst is worth as many seconds at any rate: a lower rate must not let more go at once.
-            go_at = max(full_again_at - (bucket.full.burst - 1) / bucket.full.per_s, self._stopped_until)
+            # At a lower rate the burst is worth as many seconds, at a higher one as many requests: never more at once.
+            burst_s = (bucket.full.burst - 1) / max(bucket.per_s, bucket.full.per_s)
+            go_at = max(full_again_at - burst_s, self._stopped_until)
             if go_at > deadline_at:
                 raise DeadlineExceeded(f"the request budget for {scope} is used up for {go_at - now:.0f} s")
             bucket.full_again_at = full_again_at + interval_s
@@ -128,11 +134,12 @@ class Budget:
                 log.warning("Rescale throttles %s: waiting %.0f s, then %.1f requests/s", scope, wait_s, bucket.per_s)
 
     def succeeded(self, scope: str) -> None:
-        """An answer came that was not a 429: let the scope's rate grow back."""
+        """An answer came that was not a 429: let the scope's rate grow."""
         with self._lock:
             bucket = self._buckets.get(scope)
-            if bucket is not None and bucket.per_s < bucket.full.per_s:
-                bucket.per_s = min(bucket.full.per_s, bucket.per_s + bucket.full.per_s * _REGAIN)
+            if bucket is not None:
+                most_per_s = max(bucket.full.per_s, bucket.full.most_per_s)
+                bucket.per_s = min(most_per_s, bucket.per_s + bucket.full.per_s * _GAIN)
 
     @property
     def throttled_s(self) -> float:

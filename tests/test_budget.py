@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
@@ -217,6 +218,21 @@ def test_a_429_halves_the_rate_and_answers_bring_it_back(clock: ManualClock) -> 
         budget.succeeded("a")
     times_of(budget, clock, 1)
     assert interval_s() == pytest.approx(1 / 8)
+
+
+def test_a_rate_whose_limit_is_not_known_grows_until_a_429(clock: ManualClock) -> None:
+    """Answers bring it to its upper end and not beyond, the burst stays as it was, a 429 halves what it has become."""
+    budget = budget_on(clock, a=Rate(10, 5, 40))
+    for _ in range(1000):
+        budget.succeeded("a")
+    times = times_of(budget, clock, 8)
+    assert times[4] == times[0]
+    assert [later - earlier for earlier, later in pairwise(times[4:])] == [pytest.approx(1 / 40)] * 3
+
+    budget.throttled("a", 0)
+    times_of(budget, clock, 5)
+    first, second = times_of(budget, clock, 2)
+    assert second - first == pytest.approx(1 / 20)
 
 
 @given(st.lists(st.tuples(st.floats(-5, 20), st.floats(0, 20)), max_size=8))
