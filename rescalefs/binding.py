@@ -1,8 +1,8 @@
 """The FUSE binding: mfusepy on libfuse3 where it loads, else fusepy on libfuse2, behind one function.
 
 The only module that imports a binding. It gives the binding an operations object, the options that the loaded library
-understands, and what the bindings lack: directory listings with attributes on libfuse3 (readdirplus), and a way
-to end the mount from another thread.
+understands, and what the bindings lack: reads straight into the kernel's buffer, directory listings with attributes on
+libfuse3 (readdirplus), and a way to end the mount from another thread.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Binding:
         """
         is_fuse3 = self.version[0] == 3
         gate = _gate3(operations, end) if is_fuse3 else _gate2(operations, end)
-        session = _with_plus(self.module) if is_fuse3 else self.module.FUSE
+        session = _with_plus(self.module) if is_fuse3 else _with_readinto(self.module)
         end.arm(self.module)
         try:
             keywords = {**self._keywords, **self.options(mount_options)}
@@ -217,10 +217,23 @@ def _gate3(operations: Operations, end: End) -> Gate:
     return Gate3(operations)
 
 
+def _with_readinto(module: ModuleType) -> Any:
+    """Return the binding's FUSE class with a read that hands over the library's buffer instead of copying into it."""
+
+    class DirectFuse(module.FUSE):  # type: ignore[name-defined,misc]
+        def read(self, path: bytes, buffer: Any, size: int, offset: int, info: Any) -> int:
+            place = (ctypes.c_ubyte * size).from_address(ctypes.addressof(buffer.contents))
+            name = path.decode(errors="surrogateescape")
+            count: int = self.operations.readinto(name, memoryview(place).cast("B"), offset, info.contents)
+            return count
+
+    return DirectFuse
+
+
 def _with_plus(module: ModuleType) -> Any:
     """Return the binding's FUSE class with a readdir that gives attributes, so that `ls -l` needs no stat a file."""
 
-    class PlusFuse(module.FUSE):  # type: ignore[name-defined,misc]
+    class PlusFuse(_with_readinto(module)):  # type: ignore[misc]
         def readdir_fuse_3(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int) -> int:
             entries = self.operations.listing(path.decode(errors="surrogateescape"), info.contents.fh, offset)
             for number, (name, attributes, is_complete) in enumerate(entries, start=offset + 1):

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 METADATA_THREADS = 16
 # Live files fetched side by side; the budget for them is 2 a second.
 LIVE_THREADS = 8
+READ_AHEAD_KIB = 1024
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
@@ -158,8 +159,19 @@ def _announce(mount_point: Path, on_ready: Callable[[], None]) -> None:
     except OSError as error:
         log.error("the mount does not answer: %s", error)
         return
+    _read_ahead(mount_point)
     notify("READY=1", os.environ)
     on_ready()
+
+
+def _read_ahead(mount_point: Path) -> None:
+    """Let the kernel read ahead by more than its 128 KiB, where this process may tell it so (root alone may).
+
+    On libfuse3 a read of the disk cache then comes in requests of 1 MiB: twice as fast from memory.
+    """
+    with contextlib.suppress(OSError):
+        device = mount_point.stat().st_dev
+        Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").write_text(str(READ_AHEAD_KIB))
 
 
 def run_in_background(serve_here: Callable[[Callable[[], None]], None], detach: Callable[[], None]) -> bool:

@@ -43,8 +43,8 @@ class Handle(Protocol):
     is_direct: bool
     identity: str | None
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Return bytes [offset, offset + size), fewer at the end only."""
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        """Fill *buffer* with the bytes from *offset* on and return how many they are, fewer at the end only."""
 
     def write(self, data: bytes) -> None:
         """Take one command."""
@@ -162,7 +162,19 @@ class _ReadHandle:
         pass
 
 
-class _TextHandle(_ReadHandle):
+class _BytesHandle(_ReadHandle):
+    """A handle that has its bytes as such, and copies them into the buffer."""
+
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        data = self.read(offset, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, offset: int, size: int) -> bytes:
+        raise NotImplementedError
+
+
+class _TextHandle(_BytesHandle):
     def __init__(self, text: bytes) -> None:
         self._text = text
 
@@ -257,8 +269,8 @@ class _OutputHandle(_ReadHandle):
         self._content = content
         self.identity = content.identity
 
-    def read(self, offset: int, size: int) -> bytes:
-        return self._content.read(offset, size)
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        return self._content.readinto(offset, buffer)
 
     def close(self) -> None:
         self._content.close()
@@ -306,7 +318,7 @@ class OutputFile(File):
         }
 
 
-class _FollowHandle(_ReadHandle):
+class _FollowHandle(_BytesHandle):
     def __init__(self, handle: LiveHandle) -> None:
         self._handle = handle
 

@@ -26,8 +26,10 @@ class FakeHandle:
         self.identity = identity
         self.is_closed = False
 
-    def read(self, offset: int, size: int) -> bytes:
-        return b"0123456789"[offset : offset + size]
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        data = b"0123456789"[offset : offset + len(buffer)]
+        buffer[: len(data)] = data
+        return len(data)
 
     def write(self, data: bytes) -> None:
         raise errors.ReadOnly("no")

@@ -150,7 +150,8 @@ def test_opening_a_case_again_downloads_nothing(
         assert_same(read_case(case), first)
 
         assert (emulator.requests["contents"], emulator.bytes_sent["contents"]) == (asked, sent)
-        assert 0 < sent <= sum(map(len, default_case().values()))
+        # The log beside the case may come, too: files ahead of a reader are few in vain.
+        assert 0 < sent <= 1.01 * sum(map(len, default_case().values()))
 
 
 def seen_areas(corners: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -105,21 +105,21 @@ class DiskCache:
             self._note_use(segment, now)
         return segment
 
+    def readinto(self, identity: str, start: int, buffer: memoryview, content_bytes: int) -> bool:
+        """Fill *buffer* with the bytes of a content from *start* on; False if not all of them are here."""
+        number, offset = divmod(start, SEGMENT_BYTES)
+        if offset + len(buffer) <= SEGMENT_BYTES:  # most reads by far
+            segment = self.find(identity, number, content_bytes)
+            return segment is not None and segment.readinto(offset, buffer)
+        count = SEGMENT_BYTES - offset
+        return self.readinto(identity, start, buffer[:count], content_bytes) and self.readinto(
+            identity, start + count, buffer[count:], content_bytes
+        )
+
     def read(self, identity: str, start: int, end: int, content_bytes: int) -> bytes | None:
         """Return bytes [start, end) of a content, None if not all of them are here."""
-        number, offset = divmod(start, SEGMENT_BYTES)
-        if offset + end - start <= SEGMENT_BYTES:  # most reads by far
-            segment = self.find(identity, number, content_bytes)
-            return None if segment is None else segment.read(offset, offset + end - start)
-        parts = []
-        while start < end:
-            until = min(end, (start // SEGMENT_BYTES + 1) * SEGMENT_BYTES)
-            part = self.read(identity, start, until, content_bytes)
-            if part is None:
-                return None
-            parts.append(part)
-            start = until
-        return b"".join(parts)
+        buffer = bytearray(end - start)
+        return bytes(buffer) if self.readinto(identity, start, memoryview(buffer), content_bytes) else None
 
     def write(self, identity: str, start: int, data: memoryview, content_bytes: int) -> bool:
         """Keep whole blocks from offset *start* on, all in one segment; False if there is no room for them."""

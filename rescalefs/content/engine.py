@@ -46,16 +46,28 @@ class ContentHandle:
         self.identity = f"{content.identity}.{generation}"
         self.served: int | None = None  # the mismatches that there were when bytes were served first
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Return bytes [offset, offset + size), fewer only at the end of the file.
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        """Fill *buffer* with the bytes from *offset* on; return how many they are, fewer only at the end of the file.
 
         Raises:
             Stale: the file is gone.
             Corrupt: what came does not match the file's checksum or size.
             Unavailable, AccessDenied, DeadlineExceeded: the bytes cannot be had.
         """
-        end = min(offset + size, self.size)
-        return self._engine.read(self, self.content, offset, end) if offset < end else b""
+        count = min(len(buffer), self.size - offset)
+        if count <= 0:
+            return 0
+        self._engine.readinto(self, self.content, offset, buffer[:count])
+        return count
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes [offset, offset + size), fewer only at the end of the file.
+
+        Raises: as `readinto`.
+        """
+        buffer = bytearray(max(0, min(size, self.size - offset)))
+        self.readinto(offset, memoryview(buffer))
+        return bytes(buffer)
 
     def close(self) -> None:
         """Let go of the file; what was being fetched for it alone is cancelled."""
@@ -175,8 +187,8 @@ class ContentEngine:
 
     # ---- reading ----
 
-    def read(self, handle: ContentHandle, content: Content, offset: int, end: int) -> bytes:
-        """Return bytes [offset, end) of a content: from the store, or once they have come."""
+    def readinto(self, handle: ContentHandle, content: Content, offset: int, buffer: memoryview) -> None:
+        """Fill *buffer* with the bytes of a content from *offset* on: from the store, or once they have come."""
         mismatches = content.mismatches
         if handle.served is not None and handle.served != mismatches:
             raise Corrupt(f"file {content.file.id} ({content.file.path}) was read with bytes that proved to be wrong")
@@ -184,29 +196,31 @@ class ContentEngine:
             raise Corrupt(f"file {content.file.id} ({content.file.path}) does not match its checksum, twice")
         if self._is_verified_first and content.check is not None and content.check.verdict is None:
             self._verify_first(content)
+        end = offset + len(buffer)
         cursor = content.pattern.note(offset, end)
-        data = self._store.read(content.identity, offset, end, content.size)
-        is_miss = data is None
+        is_miss = not self._store.readinto(content.identity, offset, buffer, content.size)
         self._counts["misses" if is_miss else "hits"] += 1
-        if data is None:
-            data = self._wait_for(content, cursor, offset, end)
+        if is_miss:
+            self._wait_for(content, cursor, offset, buffer)
         elif cursor.planned < content.size and cursor.until > cursor.planned:
             self._fetcher.ahead(content, cursor)
         if content.check is not None and content.check.verdict is None and (is_miss or end == content.size):
             self._wait_for_verdict(content)
         if content.mismatches != mismatches:
-            return self.read(handle, content, offset, end)  # an error for who has read of it, a second try for others
+            return self.readinto(
+                handle, content, offset, buffer
+            )  # an error for who has read of it, a second try for others
         handle.served = mismatches
-        return data
 
-    def _wait_for(self, content: Content, cursor: Cursor, offset: int, end: int) -> bytes:
-        """Wait until bytes [offset, end) are here.
+    def _wait_for(self, content: Content, cursor: Cursor, offset: int, buffer: memoryview) -> None:
+        """Wait until the bytes from *offset* on that fill *buffer* are here, and place them there.
 
         Raises:
             DeadlineExceeded: they have not come in the time that a reader may be kept waiting.
             RescaleError: whatever kept them from coming.
         """
         began = time.monotonic()
+        end = offset + len(buffer)
         while True:
             wait = Wait(offset, end)
             with content.lock:
@@ -215,9 +229,8 @@ class ContentEngine:
                 if content.fetches:
                     self._fetcher.drop_unwanted(content)
                 self._fetcher.cover(content, cursor, offset, end)
-                data = self._store.read(content.identity, offset, end, content.size)
-                if data is not None:
-                    return data
+                if self._store.readinto(content.identity, offset, buffer, content.size):
+                    return
                 left_s = patience_s(self._deadline_s - (time.monotonic() - began))
                 if self._is_closed:
                     raise Unavailable("the mount is closing")
@@ -229,9 +242,8 @@ class ContentEngine:
             finally:
                 with content.lock:
                     content.waits.remove(wait)
-            data = self._store.read(content.identity, offset, end, content.size)
-            if data is not None:
-                return data
+            if self._store.readinto(content.identity, offset, buffer, content.size):
+                return
 
     # ---- verifying ----
 
@@ -263,7 +275,7 @@ class ContentEngine:
         content.pattern.cursors = [cursor, *content.pattern.cursors]
         while (run := self._store.missing(content.identity, cursor.position, content.size, content.size)) is not None:
             cursor.position = run[0]
-            self._wait_for(content, cursor, run[0], min(run[0] + BLOCK_BYTES, content.size))
+            self._wait_for(content, cursor, run[0], memoryview(bytearray(min(BLOCK_BYTES, content.size - run[0]))))
         self._wait_for_verdict(content)
 
     def _judge(self, content: Content, check: Check, is_right: bool) -> None:

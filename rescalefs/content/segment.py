@@ -61,6 +61,7 @@ class Segment:
         self._descriptor = descriptor
         self._header = header
         self._is_writer = is_writer
+        self._sums = b""  # of the blocks that were here when it was looked at
         self._lost: set[int] = set()  # blocks that proved to be damaged, until they are written again
         self.look()
 
@@ -72,24 +73,33 @@ class Segment:
         raw = os.pread(self._descriptor, _SUMS_AT + _SUM_BYTES * len(self.blocks), 0)
         if raw[: len(self._header)] != self._header:
             return  # new, or being made by another process
-        for block, at in enumerate(range(_SUMS_AT, len(raw) - _SUM_BYTES + 1, _SUM_BYTES)):
-            if self.blocks[block] == MISSING and block not in self._lost and raw[at : at + _SUM_BYTES] != _NO_SUM:
+        self._sums = raw[_SUMS_AT:]
+        for block in range(len(self._sums) // _SUM_BYTES):
+            if self.blocks[block] == MISSING and block not in self._lost and self._sum(block) != _NO_SUM:
                 self.blocks[block] = UNCHECKED
+
+    def readinto(self, start: int, buffer: memoryview) -> bool:
+        """Fill *buffer* with the bytes from *start* on; False if not all of them are here."""
+        end = start + len(buffer)
+        first, last = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
+        are_checked = self.blocks[first:last] == _ALL_PRESENT[: last - first]
+        is_whole = start % BLOCK_BYTES == 0 and (end % BLOCK_BYTES == 0 or end == self.size)
+        if not are_checked and not (self._are_here(first, last) if is_whole else self._check(first, last)):
+            return False
+        try:
+            count = os.preadv(self._descriptor, [buffer], DATA_AT + start)
+        except OSError as error:
+            log.warning("cached segment %s cannot be read: %s", self.name, error)
+            count = 0
+        if count != len(buffer):
+            self._lose(first, last)  # somebody has cut the file
+            return False
+        return are_checked or not is_whole or self._compare(first, last, buffer)
 
     def read(self, start: int, end: int) -> bytes | None:
         """Return bytes [start, end) of the segment, None if not all of them are here."""
-        first, last = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
-        if self.blocks[first:last] != _ALL_PRESENT[: last - first] and not self._check(first, last):
-            return None
-        try:
-            data = os.pread(self._descriptor, end - start, DATA_AT + start)
-        except OSError as error:
-            log.warning("cached segment %s cannot be read: %s", self.name, error)
-            data = b""
-        if len(data) == end - start:
-            return data
-        self._lose(first, last)  # somebody has cut the file
-        return None
+        buffer = bytearray(end - start)
+        return bytes(buffer) if self.readinto(start, memoryview(buffer)) else None
 
     def write(self, first: int, data: memoryview) -> bool:
         """Keep whole blocks from number *first* on; False if another process writes this segment.
@@ -103,7 +113,7 @@ class Segment:
         sums = bytearray()
         for start in range(0, len(data), BLOCK_BYTES):
             sums += xxhash.xxh3_64_digest(data[start : start + BLOCK_BYTES])
-        if self.is_verified:
+        if self._is_marked():
             os.pwrite(self._descriptor, b"\0", _VERIFIED_AT)  # it was verified with other bytes
         _write_all(self._descriptor, data, DATA_AT + first * BLOCK_BYTES)
         _write_all(self._descriptor, memoryview(sums), _SUMS_AT + first * _SUM_BYTES)
@@ -115,7 +125,7 @@ class Segment:
     @property
     def is_verified(self) -> bool:
         """Whether all of this segment was part of a content that matched its checksum."""
-        return os.pread(self._descriptor, 1, _VERIFIED_AT) == b"\1" and MISSING not in self.blocks
+        return self._is_marked() and MISSING not in self.blocks
 
     def mark_verified(self) -> None:
         """Remember that the content matched its checksum with the blocks that are here."""
@@ -127,25 +137,40 @@ class Segment:
             os.utime(self._descriptor)
             self.is_evicted = self.is_evicted or os.fstat(self._descriptor).st_nlink == 0
 
+    def _is_marked(self) -> bool:
+        return os.pread(self._descriptor, 1, _VERIFIED_AT) == b"\1"
+
+    def _are_here(self, first: int, last: int) -> bool:
+        """Tell whether these blocks are here, checked or not."""
+        if MISSING in self.blocks[first:last] and not self._is_writer:
+            self.look()
+        return MISSING not in self.blocks[first:last]
+
     def _check(self, first: int, last: int) -> bool:
         """Tell whether these blocks are here, comparing those not yet touched with their checksums."""
-        if MISSING in self.blocks[first:last]:
-            if self._is_writer:
-                return False
-            self.look()
+        if not self._are_here(first, last):
+            return False
         for block in range(first, last):
-            if self.blocks[block] == MISSING:
-                return False
             if self.blocks[block] == UNCHECKED:
                 start = block * BLOCK_BYTES
-                length = min(BLOCK_BYTES, self.size - start)
-                data = os.pread(self._descriptor, length, DATA_AT + start)
-                kept_sum = os.pread(self._descriptor, _SUM_BYTES, _SUMS_AT + block * _SUM_BYTES)
-                if len(data) != length or xxhash.xxh3_64_digest(data) != kept_sum:
+                data = os.pread(self._descriptor, min(BLOCK_BYTES, self.size - start), DATA_AT + start)
+                if not self._compare(block, block + 1, memoryview(data)):
+                    return False
+        return True
+
+    def _compare(self, first: int, last: int, data: memoryview) -> bool:
+        """Compare blocks that were read for the first time with their checksums."""
+        for block in range(first, last):
+            at = (block - first) * BLOCK_BYTES
+            if self.blocks[block] == UNCHECKED:
+                if xxhash.xxh3_64_digest(data[at : at + BLOCK_BYTES]) != self._sum(block):
                     self._lose(block, block + 1)
                     return False
                 self.blocks[block] = PRESENT
-        return True
+        return MISSING not in self.blocks[first:last]
+
+    def _sum(self, block: int) -> bytes:
+        return self._sums[block * _SUM_BYTES : (block + 1) * _SUM_BYTES]
 
     def _lose(self, first: int, last: int) -> None:
         log.warning("cached segment %s is damaged in block %d; fetching it again", self.name, first)

@@ -28,26 +28,28 @@ class Store:
         """How much can be kept, about."""
         return max(self.disk.limit_bytes, self._memory_bytes) if self._is_disk_used else self._memory_bytes
 
-    def read(self, identity: str, start: int, end: int, content_bytes: int) -> bytes | None:
-        """Return bytes [start, end) of a content, None if not all of them are here."""
-        data = self.disk.read(identity, start, end, content_bytes)
-        if data is not None or not self._memory:
-            return data
-        parts = []
-        while start < end:
+    def readinto(self, identity: str, start: int, buffer: memoryview, content_bytes: int) -> bool:
+        """Fill *buffer* with the bytes of a content from *start* on; False if not all of them are here."""
+        if self.disk.readinto(identity, start, buffer, content_bytes):
+            return True
+        if not self._memory:
+            return False
+        while buffer:
             block, offset = divmod(start, BLOCK_BYTES)
-            until = min(end, (block + 1) * BLOCK_BYTES)
+            part = buffer[: BLOCK_BYTES - offset]
             with self._lock:
                 kept = self._memory.get((identity, block))
-            if kept is None:
-                part = self.disk.read(identity, start, until, content_bytes)
-            else:
-                part = kept[offset : offset + until - start]
-            if part is None:
-                return None
-            parts.append(part)
-            start = until
-        return b"".join(parts)
+            if kept is not None:
+                part[:] = kept[offset : offset + len(part)]
+            elif not self.disk.readinto(identity, start, part, content_bytes):
+                return False
+            start, buffer = start + len(part), buffer[len(part) :]
+        return True
+
+    def read(self, identity: str, start: int, end: int, content_bytes: int) -> bytes | None:
+        """Return bytes [start, end) of a content, None if not all of them are here."""
+        buffer = bytearray(end - start)
+        return bytes(buffer) if self.readinto(identity, start, memoryview(buffer), content_bytes) else None
 
     def write(self, identity: str, start: int, data: memoryview, content_bytes: int) -> None:
         """Keep whole blocks from offset *start* on (the last one of a content may be short)."""

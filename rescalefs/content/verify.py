@@ -51,6 +51,7 @@ class Verifier:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._buffer = memoryview(bytearray(_PIECE_BYTES))  # belongs to the thread
         self._lock = threading.Lock()  # guards is_queued and idle of all checks; nothing is hashed under it
         self._queue: queue.SimpleQueue[Check | None] = queue.SimpleQueue()
 
@@ -89,16 +90,15 @@ class Verifier:
                 check.conclude()
                 return
             end = min(check.size, check.at + _PIECE_BYTES)
-            data = self._store.read(check.identity, check.at, end, check.size)
-            if data is None:  # not all of the piece, but perhaps its first blocks
+            if not self._take(check, end):  # not all of the piece is here, but perhaps its first blocks
                 run = self._store.missing(check.identity, check.at, end, check.size)
-                if run is None:
-                    continue
-                if run[0] <= check.at:
+                if run is not None and (run[0] <= check.at or not self._take(check, run[0])):
                     return
-                end = run[0]
-                data = self._store.read(check.identity, check.at, end, check.size)
-                if data is None:
-                    return
-            check.sums.update(data)
-            check.at = end
+
+    def _take(self, check: Check, end: int) -> bool:
+        piece = self._buffer[: end - check.at]
+        if not self._store.readinto(check.identity, check.at, piece, check.size):
+            return False
+        check.sums.update(piece)
+        check.at = end
+        return True
