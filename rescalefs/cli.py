@@ -113,6 +113,13 @@ def main() -> None:
 @click.option(
     "--cache-size", type=_Size(), default=DEFAULT_CACHE_SIZE, show_default=True, help="Most bytes kept there."
 )
+@click.option(
+    "--verify",
+    type=click.Choice(["last", "first"]),
+    default="last",
+    show_default=True,
+    help="Compare files over 4 MiB with their checksum before the last, or before the first byte is read.",
+)
 @click.option("--read-only", is_flag=True, help="Refuse stop and snapshot.")
 @click.option("--allow-other", is_flag=True, help="Let other users of this machine read the mount.")
 @click.option("-o", "options", multiple=True, metavar="OPT[,OPT]", help="Options as in fstab: ro, allow_other, …")
@@ -139,6 +146,7 @@ def mount_command(
     api_url: str | None,
     cache_dir: Path | None,
     cache_size: int,
+    verify: str,
     read_only: bool,
     allow_other: bool,
     options: tuple[str, ...],
@@ -158,6 +166,7 @@ def mount_command(
         mount_point=Path(os.path.abspath(mount_point)),
         cache_directory=Path(os.path.abspath(cache_dir or platformdirs.user_cache_path("rescalefs"))),
         cache_bytes=cache_size,
+        is_verified_first=verify == "first",
         is_read_only=read_only,
         allow_other=allow_other,
         fuse_options=fuse_options,

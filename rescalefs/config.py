@@ -28,6 +28,7 @@ class Settings:
     mount_point: Path
     cache_directory: Path
     cache_bytes: int
+    is_verified_first: bool = False
     is_read_only: bool = False
     allow_other: bool = False
     metadata_deadline_s: float = METADATA_DEADLINE_S
@@ -40,6 +41,7 @@ class Settings:
             "mount_point": self.mount_point,
             "cache_directory": self.cache_directory,
             "cache_bytes": self.cache_bytes,
+            "verify": "first" if self.is_verified_first else "last",
             "read_only": "yes" if self.is_read_only else "no",
             "allow_other": "yes" if self.allow_other else "no",
             "metadata_deadline_s": self.metadata_deadline_s,

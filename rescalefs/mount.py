@@ -62,6 +62,7 @@ class Mount:
             self._client,
             account=f"{account.origin} {owner}",
             deadline_s=settings.data_deadline_s,
+            is_verified_first=settings.is_verified_first,
         )
         self._follower = Follower(self._client, self._live_loader, lambda: settings.cache_directory)
         controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s)

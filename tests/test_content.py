@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from rescalefs.content.engine import ContentEngine
 from rescalefs.content.segment import BLOCK_BYTES, SEGMENT_BYTES
 from rescalefs.errors import Corrupt, NotFound, Stale, Unavailable
 from rescalefs.models import Digest, RemoteFile
+from tests.conftest import wait_for
 
 MIB = 1 << 20
 BIG = hashlib.shake_128(b"big").digest(SEGMENT_BYTES + 3 * MIB + 4711)
@@ -80,8 +82,9 @@ def make(tmp_path: Path) -> Iterator[Make]:
     """Make engines over one cache directory."""
     made: list[ContentEngine] = []
 
-    def engine(source: Source, limit_bytes: int = 1 << 30) -> ContentEngine:
-        engine = ContentEngine(DiskCache(tmp_path, limit_bytes, min_free_bytes=0), source, account="a", deadline_s=20)
+    def engine(source: Source, limit_bytes: int = 1 << 30, *, is_verified_first: bool = False) -> ContentEngine:
+        cache = DiskCache(tmp_path, limit_bytes, min_free_bytes=0)
+        engine = ContentEngine(cache, source, account="a", deadline_s=20, is_verified_first=is_verified_first)
         engine.start()
         made.append(engine)
         return engine
@@ -185,11 +188,53 @@ def test_wrong_bytes_are_an_error(make: Make, data: bytes) -> None:
     assert engine.open(file).read(0, len(data)) == data
 
 
-def test_another_size_than_listed_is_an_error(make: Make) -> None:
-    """Never cut, never padded."""
-    for size in (len(SMALL) - 1, len(SMALL) + 1):
-        with pytest.raises(Corrupt, match="were listed"):
-            make(Source(f=SMALL)).open(remote("f", SMALL, size=size)).read(0, 10)
+@pytest.mark.parametrize("data", [SMALL, BIG], ids=["small", "big"])
+@pytest.mark.parametrize("difference", [-1, 1])
+def test_another_size_than_listed_is_corrected_if_the_checksum_confirms_it(
+    make: Make, data: bytes, difference: int
+) -> None:
+    """Never cut, never padded: an error for who has it open, then the server's size and bytes."""
+    engine = make(Source(f=data))
+    file = remote("f", data, size=len(data) + difference)
+    with closing(engine.open(file)) as handle, pytest.raises(Corrupt, match="were listed"):
+        handle.read(0, 10)
+
+    wait_for(lambda: engine.size(file) == len(data), 20, lambda: f"size {engine.size(file)}")
+    with closing(engine.open(file)) as handle:
+        assert handle.read(0, len(data) + 10) == data
+    assert engine.state(file) == "verified"
+
+
+@pytest.mark.parametrize("has_digest", [True, False])
+def test_another_size_that_nothing_confirms_stays_an_error(
+    make: Make, has_digest: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bytes that do not match the checksum, or have none, are not taken because their number differs."""
+    source = Source(f=SMALL[:-1])
+    engine = make(source)
+    file = remote("f", SMALL, has_digest=has_digest)
+    with closing(engine.open(file)) as handle, pytest.raises(Corrupt, match="were listed"):
+        handle.read(0, 10)
+
+    if has_digest:
+        wait_for(lambda: "may have" in caplog.text, 20, lambda: caplog.text)
+    assert engine.size(file) == len(SMALL)
+    with closing(engine.open(file)) as handle, pytest.raises(Corrupt, match="were listed"):
+        handle.read(0, 10)
+
+
+def test_verified_first_serves_no_byte_unverified(make: Make) -> None:
+    """With that, a large file is fetched and checked whole before its first byte; a wrong one serves none."""
+    source, file = Source(f=BIG), remote("f", BIG)
+    engine = make(source, is_verified_first=True)
+    with closing(engine.open(file)) as handle:
+        assert handle.read(5, 10) == BIG[5:15]
+    assert engine.state(file) == "verified"
+
+    wrong = remote("g", BIG[::-1])
+    source.files["g"] = b"?" + BIG[::-1][1:]
+    with closing(engine.open(wrong)) as handle, pytest.raises(Corrupt, match="twice"):
+        handle.read(len(BIG) // 2, 10)
 
 
 def test_a_file_that_is_gone_is_stale(make: Make) -> None:

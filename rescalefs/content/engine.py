@@ -17,15 +17,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.fetching import WHOLE_BYTES, Content, ContentSource, Fetcher, Wait
 from rescalefs.content.segment import BLOCK_BYTES
 from rescalefs.content.store import Store
-from rescalefs.content.streams import Streams
+from rescalefs.content.streams import Job, Streams
 from rescalefs.content.verify import Check, Verifier
 from rescalefs.content.window import FAST_BYTES, Cursor
-from rescalefs.errors import Corrupt, DeadlineExceeded, Unavailable
+from rescalefs.errors import Corrupt, DeadlineExceeded, RescaleError, Unavailable
 from rescalefs.models import RemoteFile
 from rescalefs.timing import Clock, patience_s
 
@@ -95,10 +97,17 @@ class ContentEngine:
         self._streams = Streams()
         self._verifier = Verifier(self._store)
         self._fetcher = Fetcher(
-            source, self._store, self._streams, self._verifier.go_on, deadline_s=deadline_s, clock=clock
+            source,
+            self._store,
+            self._streams,
+            self._verifier.go_on,
+            self._try_other_size,
+            deadline_s=deadline_s,
+            clock=clock,
         )
-        self._lock = threading.Lock()  # guards the two below and the users of contents; nothing else is done under it
+        self._lock = threading.Lock()  # guards the three below and the users of contents; nothing else is done under it
         self.contents: dict[str, Content] = {}
+        self._sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
         self._generations: Counter[str] = Counter()  # how often contents proved to be wrong
         self._counts: Counter[str] = Counter()  # approximate: threads may count at once
         self._is_closed = False
@@ -127,6 +136,7 @@ class ContentEngine:
 
     def open(self, file: RemoteFile) -> ContentHandle:
         """Open a file; asks nothing."""
+        file = replace(file, size=self.size(file))
         identity = self.identity(file)
         with self._lock:
             content = self.contents.get(identity)
@@ -157,11 +167,12 @@ class ContentEngine:
             self._fetcher.drop_unwanted(content)
 
     def size(self, file: RemoteFile) -> int:
-        """Return the size to show."""
-        return file.size
+        """Return the size to show: the listed one, or the one that the server has and the checksum confirmed."""
+        return self._sizes.get(file.id, file.size)
 
     def state(self, file: RemoteFile) -> str:
         """Return how much of a file is here: remote, partial, cached or verified."""
+        file = replace(file, size=self.size(file))
         identity = self.identity(file)
         run = self._store.missing(identity, 0, file.size, file.size)
         if run is None:
@@ -277,6 +288,26 @@ class ContentEngine:
             cursor.position = run[0]
             self._wait_for(content, cursor, run[0], memoryview(bytearray(min(BLOCK_BYTES, content.size - run[0]))))
         self._wait_for_verdict(content)
+
+    def _try_other_size(self, content: Content, size: int) -> None:
+        """Find out whether the server's size is right, if a checksum can tell; who has the file open gets an error."""
+        if content.file.digest is not None and content.file.id not in self._sizes:
+            self._streams.submit(Job(is_urgent=True), partial(self._confirm, replace(content.file, size=size)))
+
+    def _confirm(self, file: RemoteFile) -> None:
+        handle = self.open(file)
+        try:
+            if handle.content.check is not None:
+                self._verify_first(handle.content)
+            handle.read(0, 1)
+            if handle.content.check is None or handle.content.check.verdict:
+                log.warning("file %s (%s) has %d bytes, as its checksum confirms", file.id, file.path, file.size)
+                with self._lock:
+                    self._sizes[file.id] = file.size
+        except RescaleError as error:
+            log.error("file %s (%s) may have %d bytes: %s", file.id, file.path, file.size, error)
+        finally:
+            handle.close()
 
     def _judge(self, content: Content, check: Check, is_right: bool) -> None:
         """Take the verdict on a content. Called on the verifier's thread."""

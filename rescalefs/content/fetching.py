@@ -127,6 +127,7 @@ class Fetcher:
         store: Store,
         streams: Streams,
         go_on: Callable[[Check], None],
+        on_other_size: Callable[[Content, int], None],
         *,
         deadline_s: float,
         clock: Clock = time.monotonic,
@@ -135,6 +136,7 @@ class Fetcher:
         self._store = store
         self._streams = streams
         self._go_on = go_on
+        self._on_other_size = on_other_size
         self._deadline_s = deadline_s
         self._clock = clock
         self._pace = Pace()
@@ -368,6 +370,7 @@ class Fetcher:
             raise Stale(f"{_name(content)} is gone: {error}") from None
         if stream.total is not None and stream.total != content.size:
             stream.close()
+            self._on_other_size(content, stream.total)
             raise Corrupt(f"{_name(content)} has {stream.total} bytes, {content.size} were listed")
         return stream
 

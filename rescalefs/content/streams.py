@@ -52,6 +52,8 @@ class Streams:
         """Drop what is queued and let the threads end after what they do."""
         with self._changed:
             self._is_open = False
+            for job in (*self._urgent, *self._ahead):
+                job.state = _State.DONE
             self._urgent.clear()
             self._ahead.clear()
             self._changed.notify_all()
