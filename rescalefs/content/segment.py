@@ -1,7 +1,7 @@
 """One file of the disk cache: a part of one content, in blocks that each carry a checksum.
 
     byte 0      mark, identity, number of the segment, size of the whole content
-    byte 64     1 if the whole content matched its checksum with these blocks
+    byte 64     `verified` if the whole content matched its checksum with these blocks
     byte 128    a checksum (xxh3) for each block that is here, zeros for the others
     byte 4096   the blocks
 
@@ -9,17 +9,20 @@ What makes it safe, whatever ends the process and whenever:
 
 - A block counts from the moment that its checksum is written, which is after its bytes. The checksum is looked at when
   a process touches the block first. A damaged, vanished or foreign file is a miss.
-- Only one process writes a segment, the one that holds its `flock`; the others read what appears.
+- Only one process writes a segment, the one that holds its `flock`; the others read what appears, and one of them
+  writes on when that process has ended. A good block is never written over.
 - A segment is removed by unlink, so that an open descriptor stays readable; it closes with the last reference.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import struct
+import threading
 from pathlib import Path
 
 import xxhash
@@ -35,7 +38,8 @@ DATA_AT = 4096  # the blocks begin at a page
 
 _HEADER = struct.Struct("<8s40sQQ")  # mark, identity, number, size of the whole content
 _MARK = b"rfs-seg2"
-_VERIFIED_AT = _HEADER.size  # one byte: these blocks were part of a content that matched its checksum
+_VERIFIED_AT = _HEADER.size  # these blocks were part of a content that matched its checksum
+_VERIFIED = b"verified"  # no damage of a byte makes it
 _SUMS_AT = 128
 _SUM_BYTES = 8
 _NO_SUM = bytes(_SUM_BYTES)
@@ -61,6 +65,7 @@ class Segment:
         self._descriptor = descriptor
         self._header = header
         self._is_writer = is_writer
+        self._writing = threading.Lock()  # one write at a time; readers take no lock
         self._lost: set[int] = set()  # blocks that proved to be damaged, until they are written again
         self.look()
 
@@ -69,7 +74,7 @@ class Segment:
 
     def look(self) -> None:
         """Learn which blocks another process has written meanwhile."""
-        raw = os.pread(self._descriptor, _SUMS_AT + _SUM_BYTES * len(self.blocks), 0)
+        raw = self._pread(_SUMS_AT + _SUM_BYTES * len(self.blocks), 0)
         if raw[: len(self._header)] != self._header:
             return  # new, or being made by another process
         for block, at in enumerate(range(_SUMS_AT, len(raw) - _SUM_BYTES + 1, _SUM_BYTES)):
@@ -97,29 +102,56 @@ class Segment:
         Raises:
             OSError: the disk is full or broken.
         """
-        if not self._is_writer:
-            return False
         assert len(data) % BLOCK_BYTES == 0 or first * BLOCK_BYTES + len(data) == self.size
+        last = first + -(-len(data) // BLOCK_BYTES)
+        with self._writing:
+            if not self._may_write():
+                return False
+            if not any(self.blocks[first:last]):
+                self._put(first, data)
+                return True
+            for block, start in zip(range(first, last), range(0, len(data), BLOCK_BYTES), strict=True):
+                if not self._check(block, block + 1):
+                    self._put(block, data[start : start + BLOCK_BYTES])
+        return True
+
+    def _may_write(self) -> bool:
+        """Tell whether this process writes the segment; it takes over from one that has ended."""
+        if not self._is_writer and _lock(self._descriptor):
+            there = self._pread(len(self._header), 0)
+            if os.fstat(self._descriptor).st_nlink == 0 or there not in (b"", self._header):
+                self.is_evicted = True  # so that it is opened anew
+                return False
+            if not there:
+                _write_all(self._descriptor, memoryview(self._header), 0)
+            self._is_writer = True
+            self.look()
+        return self._is_writer
+
+    def _put(self, first: int, data: memoryview) -> None:
         sums = bytearray()
         for start in range(0, len(data), BLOCK_BYTES):
             sums += xxhash.xxh3_64_digest(data[start : start + BLOCK_BYTES])
-        if self.is_verified:
-            os.pwrite(self._descriptor, b"\0", _VERIFIED_AT)  # it was verified with other bytes
+        if self._is_marked:
+            os.pwrite(self._descriptor, bytes(len(_VERIFIED)), _VERIFIED_AT)  # it was verified with other bytes
         _write_all(self._descriptor, data, DATA_AT + first * BLOCK_BYTES)
         _write_all(self._descriptor, memoryview(sums), _SUMS_AT + first * _SUM_BYTES)
         last = first + len(sums) // _SUM_BYTES
         self._lost.difference_update(range(first, last))
         self.blocks[first:last] = _ALL_PRESENT[: last - first]
-        return True
 
     @property
     def is_verified(self) -> bool:
         """Whether all of this segment was part of a content that matched its checksum."""
-        return os.pread(self._descriptor, 1, _VERIFIED_AT) == b"\1" and MISSING not in self.blocks
+        return MISSING not in self.blocks and self._is_marked
+
+    @property
+    def _is_marked(self) -> bool:
+        return self._pread(len(_VERIFIED), _VERIFIED_AT) == _VERIFIED
 
     def mark_verified(self) -> None:
         """Remember that the content matched its checksum with the blocks that are here."""
-        os.pwrite(self._descriptor, b"\1", _VERIFIED_AT)
+        os.pwrite(self._descriptor, _VERIFIED, _VERIFIED_AT)
 
     def note_use_on_disk(self) -> None:
         """Tell the other processes, and the next one, that this segment was used now."""
@@ -139,13 +171,20 @@ class Segment:
             if self.blocks[block] == UNCHECKED:
                 start = block * BLOCK_BYTES
                 length = min(BLOCK_BYTES, self.size - start)
-                data = os.pread(self._descriptor, length, DATA_AT + start)
-                kept_sum = os.pread(self._descriptor, _SUM_BYTES, _SUMS_AT + block * _SUM_BYTES)
+                data = self._pread(length, DATA_AT + start)
+                kept_sum = self._pread(_SUM_BYTES, _SUMS_AT + block * _SUM_BYTES)
                 if len(data) != length or xxhash.xxh3_64_digest(data) != kept_sum:
                     self._lose(block, block + 1)
                     return False
                 self.blocks[block] = PRESENT
         return True
+
+    def _pread(self, count: int, at: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, count, at)
+        except OSError as error:
+            log.warning("cached segment %s cannot be read: %s", self.name, error)
+            return b""
 
     def _lose(self, first: int, last: int) -> None:
         log.warning("cached segment %s is damaged in block %d; fetching it again", self.name, first)
@@ -174,7 +213,7 @@ def open_segment(root: Path, identity: str, number: int, content_bytes: int, *, 
     header = _HEADER.pack(_MARK, identity.encode(), number, content_bytes)
     size = min(SEGMENT_BYTES, content_bytes - number * SEGMENT_BYTES)
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if may_make else 0)
-    for _ in range(2):
+    for _ in range(3):
         try:
             descriptor = os.open(path, flags, 0o600)
         except FileNotFoundError:
@@ -182,19 +221,28 @@ def open_segment(root: Path, identity: str, number: int, content_bytes: int, *, 
                 return None
             path.parent.mkdir(mode=0o700, exist_ok=True)
             continue
-        except OSError:
-            if may_make:
+        except OSError as error:
+            if not may_make:
+                return None
+            if error.errno != errno.ELOOP:
                 raise
-            return None
-        is_writer = _lock(descriptor)
-        there = os.pread(descriptor, len(header), 0)
-        if not there and is_writer and may_make:
-            _write_all(descriptor, memoryview(header), 0)
-        elif there != header and is_writer:  # cut short, or foreign
-            os.close(descriptor)
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # a link to elsewhere
             continue
-        return Segment(name, descriptor, header, size, is_writer=is_writer)
+        try:
+            is_writer = _lock(descriptor)
+            there = os.pread(descriptor, len(header), 0)
+            is_foreign = there != header and is_writer and bool(there or not may_make)  # cut short, or something else
+            is_gone = os.fstat(descriptor).st_nlink == 0  # removed by another process just now
+            if not there and is_writer and not is_foreign:
+                _write_all(descriptor, memoryview(header), 0)
+        except OSError:
+            os.close(descriptor)
+            raise
+        if not is_foreign and not is_gone:
+            return Segment(name, descriptor, header, size, is_writer=is_writer)
+        os.close(descriptor)
+        if is_foreign and not is_gone:
+            path.unlink(missing_ok=True)
     return None
 
 
