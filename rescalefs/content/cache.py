@@ -192,7 +192,12 @@ class DiskCache:
                 return segment
             if may_make and not self._has_room(min(SEGMENT_BYTES, content_bytes)):
                 return None
-            segment = open_segment(self._root, identity, number, content_bytes, may_make=may_make)
+            try:
+                segment = open_segment(self._root, identity, number, content_bytes, may_make=may_make)
+            except OSError:
+                if may_make:
+                    raise
+                segment = None  # what cannot be read is not here
             if segment is None:
                 return None
             while len(self._opened) >= MAX_OPEN:
@@ -239,7 +244,10 @@ class DiskCache:
             if self._written_bytes > self.limit_bytes // _RESCAN_SHARE:
                 self._written_bytes = 0
                 if not self._is_alone():
-                    self._scan()
+                    try:
+                        self._scan()
+                    except OSError as error:
+                        self._warn(error)
 
     def _scan(self) -> None:
         """Look at the directory: another process may have written or removed segments."""
@@ -247,10 +255,11 @@ class DiskCache:
         for directory in os.scandir(self._root):
             if not directory.is_dir(follow_symlinks=False):
                 continue
-            for entry in os.scandir(directory.path):
-                with contextlib.suppress(FileNotFoundError):  # removed by another process just now
-                    info = entry.stat(follow_symlinks=False)
-                    found.append((info.st_mtime_ns, f"{directory.name}/{entry.name}", info.st_blocks * 512))
+            with contextlib.suppress(OSError):  # gone, or nobody's business
+                for entry in os.scandir(directory.path):
+                    with contextlib.suppress(FileNotFoundError):  # removed by another process just now
+                        info = entry.stat(follow_symlinks=False)
+                        found.append((info.st_mtime_ns, f"{directory.name}/{entry.name}", info.st_blocks * 512))
         self._sizes = _Sizes(self.limit_bytes, self._evicted)
         for _, name, size in sorted(found):
             try:

@@ -1,7 +1,7 @@
 """One file of the disk cache: a part of one content, in blocks that each carry a checksum.
 
     byte 0      mark, identity, number of the segment, size of the whole content
-    byte 64     1 if the whole content matched its checksum with these blocks
+    byte 64     `verified` if the whole content matched its checksum with these blocks
     byte 128    a checksum (xxh3) for each block that is here, zeros for the others
     byte 4096   the blocks
 
@@ -9,17 +9,20 @@ What makes it safe, whatever ends the process and whenever:
 
 - A block counts from the moment that its checksum is written, which is after its bytes. The checksum is looked at when
   a process touches the block first. A damaged, vanished or foreign file is a miss.
-- Only one process writes a segment, the one that holds its `flock`; the others read what appears.
+- Only one process writes a segment, the one that holds its `flock`; the others read what appears, and one of them
+  writes on when that process has ended. A good block is never written over.
 - A segment is removed by unlink, so that an open descriptor stays readable; it closes with the last reference.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import struct
+import threading
 from pathlib import Path
 
 import xxhash
@@ -35,7 +38,8 @@ DATA_AT = 4096  # the blocks begin at a page
 
 _HEADER = struct.Struct("<8s40sQQ")  # mark, identity, number, size of the whole content
 _MARK = b"rfs-seg2"
-_VERIFIED_AT = _HEADER.size  # one byte: these blocks were part of a content that matched its checksum
+_VERIFIED_AT = _HEADER.size  # these blocks were part of a content that matched its checksum
+_VERIFIED = b"verified"  # no damage of a byte makes it
 _SUMS_AT = 128
 _SUM_BYTES = 8
 _NO_SUM = bytes(_SUM_BYTES)
@@ -62,6 +66,7 @@ class Segment:
         self._header = header
         self._is_writer = is_writer
         self._sums = b""  # of the blocks that were here when it was looked at
+        self._writing = threading.Lock()  # one write at a time; readers take no lock
         self._lost: set[int] = set()  # blocks that proved to be damaged, until they are written again
         self.look()
 
@@ -70,7 +75,7 @@ class Segment:
 
     def look(self) -> None:
         """Learn which blocks another process has written meanwhile."""
-        raw = os.pread(self._descriptor, _SUMS_AT + _SUM_BYTES * len(self.blocks), 0)
+        raw = self._pread(_SUMS_AT + _SUM_BYTES * len(self.blocks), 0)
         if raw[: len(self._header)] != self._header:
             return  # new, or being made by another process
         self._sums = raw[_SUMS_AT:]
@@ -82,7 +87,8 @@ class Segment:
         """Fill *buffer* with the bytes from *start* on; False if not all of them are here."""
         end = start + len(buffer)
         first, last = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
-        are_checked = self.blocks[first:last] == _ALL_PRESENT[: last - first]
+        before = self.blocks[first:last]
+        are_checked = before == _ALL_PRESENT[: last - first]
         is_whole = start % BLOCK_BYTES == 0 and (end % BLOCK_BYTES == 0 or end == self.size)
         if not are_checked and not (self._are_here(first, last) if is_whole else self._check(first, last)):
             return False
@@ -91,10 +97,12 @@ class Segment:
         except OSError as error:
             log.warning("cached segment %s cannot be read: %s", self.name, error)
             count = 0
-        if count != len(buffer):
-            self._lose(first, last)  # somebody has cut the file
-            return False
-        return are_checked or not is_whole or self._compare(first, last, buffer)
+        if are_checked or not is_whole:
+            if count != len(buffer):
+                log.warning("cached segment %s was cut; looking at it anew", self.name)
+                self.is_evicted = True  # what is written to it now would leave a hole where it was cut
+            return count == len(buffer)
+        return self._compare(first, before, buffer[:count])
 
     def read(self, start: int, end: int) -> bytes | None:
         """Return bytes [start, end) of the segment, None if not all of them are here."""
@@ -107,38 +115,62 @@ class Segment:
         Raises:
             OSError: the disk is full or broken.
         """
-        if not self._is_writer:
-            return False
         assert len(data) % BLOCK_BYTES == 0 or first * BLOCK_BYTES + len(data) == self.size
+        last = first + -(-len(data) // BLOCK_BYTES)
+        with self._writing:
+            if not self._may_write():
+                return False
+            if not any(self.blocks[first:last]):
+                self._put(first, data)
+                return True
+            for block, start in zip(range(first, last), range(0, len(data), BLOCK_BYTES), strict=True):
+                if not self._check(block, block + 1):
+                    self._put(block, data[start : start + BLOCK_BYTES])
+        return True
+
+    def _may_write(self) -> bool:
+        """Tell whether this process writes the segment; it takes over from one that has ended."""
+        if not self._is_writer and _lock(self._descriptor):
+            there = self._pread(len(self._header), 0)
+            if os.fstat(self._descriptor).st_nlink == 0 or there not in (b"", self._header):
+                self.is_evicted = True  # so that it is opened anew
+                return False
+            if not there:
+                _write_all(self._descriptor, memoryview(self._header), 0)
+            self._is_writer = True
+            self.look()
+        return self._is_writer
+
+    def _put(self, first: int, data: memoryview) -> None:
         sums = bytearray()
         for start in range(0, len(data), BLOCK_BYTES):
             sums += xxhash.xxh3_64_digest(data[start : start + BLOCK_BYTES])
-        if self._is_marked():
-            os.pwrite(self._descriptor, b"\0", _VERIFIED_AT)  # it was verified with other bytes
+        if self._is_marked:
+            os.pwrite(self._descriptor, bytes(len(_VERIFIED)), _VERIFIED_AT)  # it was verified with other bytes
         _write_all(self._descriptor, data, DATA_AT + first * BLOCK_BYTES)
         _write_all(self._descriptor, memoryview(sums), _SUMS_AT + first * _SUM_BYTES)
         last = first + len(sums) // _SUM_BYTES
         self._lost.difference_update(range(first, last))
         self.blocks[first:last] = _ALL_PRESENT[: last - first]
-        return True
 
     @property
     def is_verified(self) -> bool:
         """Whether all of this segment was part of a content that matched its checksum."""
-        return self._is_marked() and MISSING not in self.blocks
+        return MISSING not in self.blocks and self._is_marked
+
+    @property
+    def _is_marked(self) -> bool:
+        return self._pread(len(_VERIFIED), _VERIFIED_AT) == _VERIFIED
 
     def mark_verified(self) -> None:
         """Remember that the content matched its checksum with the blocks that are here."""
-        os.pwrite(self._descriptor, b"\1", _VERIFIED_AT)
+        os.pwrite(self._descriptor, _VERIFIED, _VERIFIED_AT)
 
     def note_use_on_disk(self) -> None:
         """Tell the other processes, and the next one, that this segment was used now."""
         with contextlib.suppress(OSError):
             os.utime(self._descriptor)
             self.is_evicted = self.is_evicted or os.fstat(self._descriptor).st_nlink == 0
-
-    def _is_marked(self) -> bool:
-        return os.pread(self._descriptor, 1, _VERIFIED_AT) == b"\1"
 
     def _are_here(self, first: int, last: int) -> bool:
         """Tell whether these blocks are here, checked or not."""
@@ -153,29 +185,39 @@ class Segment:
         for block in range(first, last):
             if self.blocks[block] == UNCHECKED:
                 start = block * BLOCK_BYTES
-                data = os.pread(self._descriptor, min(BLOCK_BYTES, self.size - start), DATA_AT + start)
-                if not self._compare(block, block + 1, memoryview(data)):
+                data = self._pread(min(BLOCK_BYTES, self.size - start), DATA_AT + start)
+                if not self._compare(block, bytes([UNCHECKED]), memoryview(data)):
                     return False
         return True
 
-    def _compare(self, first: int, last: int, data: memoryview) -> bool:
-        """Compare blocks that were read for the first time with their checksums."""
-        for block in range(first, last):
-            at = (block - first) * BLOCK_BYTES
+    def _compare(self, first: int, before: bytes | bytearray, data: memoryview) -> bool:
+        """Compare those blocks with their checksums that were in doubt *before* they were read."""
+        for index, state in enumerate(before):
+            block, at = first + index, index * BLOCK_BYTES
+            if state == PRESENT:
+                continue
+            if xxhash.xxh3_64_digest(data[at : at + BLOCK_BYTES]) != self._sum(block):
+                if self.blocks[block] == UNCHECKED:  # else another thread has seen it, and may have written it anew
+                    self._lose(block)
+                return False
             if self.blocks[block] == UNCHECKED:
-                if xxhash.xxh3_64_digest(data[at : at + BLOCK_BYTES]) != self._sum(block):
-                    self._lose(block, block + 1)
-                    return False
                 self.blocks[block] = PRESENT
-        return MISSING not in self.blocks[first:last]
+        return True
 
     def _sum(self, block: int) -> bytes:
         return self._sums[block * _SUM_BYTES : (block + 1) * _SUM_BYTES]
 
-    def _lose(self, first: int, last: int) -> None:
-        log.warning("cached segment %s is damaged in block %d; fetching it again", self.name, first)
-        self._lost.update(range(first, last))
-        self.blocks[first:last] = bytes(last - first)
+    def _pread(self, count: int, at: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, count, at)
+        except OSError as error:
+            log.warning("cached segment %s cannot be read: %s", self.name, error)
+            return b""
+
+    def _lose(self, block: int) -> None:
+        log.warning("cached segment %s is damaged in block %d; fetching it again", self.name, block)
+        self._lost.add(block)
+        self.blocks[block] = MISSING
 
 
 def segments_of(content_bytes: int) -> int:
@@ -199,7 +241,7 @@ def open_segment(root: Path, identity: str, number: int, content_bytes: int, *, 
     header = _HEADER.pack(_MARK, identity.encode(), number, content_bytes)
     size = min(SEGMENT_BYTES, content_bytes - number * SEGMENT_BYTES)
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if may_make else 0)
-    for _ in range(2):
+    for _ in range(3):
         try:
             descriptor = os.open(path, flags, 0o600)
         except FileNotFoundError:
@@ -207,19 +249,28 @@ def open_segment(root: Path, identity: str, number: int, content_bytes: int, *, 
                 return None
             path.parent.mkdir(mode=0o700, exist_ok=True)
             continue
-        except OSError:
-            if may_make:
+        except OSError as error:
+            if not may_make:
+                return None
+            if error.errno != errno.ELOOP:
                 raise
-            return None
-        is_writer = _lock(descriptor)
-        there = os.pread(descriptor, len(header), 0)
-        if not there and is_writer and may_make:
-            _write_all(descriptor, memoryview(header), 0)
-        elif there != header and is_writer:  # cut short, or foreign
-            os.close(descriptor)
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # a link to elsewhere
             continue
-        return Segment(name, descriptor, header, size, is_writer=is_writer)
+        try:
+            is_writer = _lock(descriptor)
+            there = os.pread(descriptor, len(header), 0)
+            is_foreign = there != header and is_writer and bool(there or not may_make)  # cut short, or something else
+            is_gone = os.fstat(descriptor).st_nlink == 0  # removed by another process just now
+            if not there and is_writer and not is_foreign:
+                _write_all(descriptor, memoryview(header), 0)
+        except OSError:
+            os.close(descriptor)
+            raise
+        if not is_foreign and not is_gone:
+            return Segment(name, descriptor, header, size, is_writer=is_writer)
+        os.close(descriptor)
+        if is_foreign and not is_gone:
+            path.unlink(missing_ok=True)
     return None
 
 

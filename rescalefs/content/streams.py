@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
+
+log = logging.getLogger(__name__)
 
 # Transfers at a time, over all files; each has a buffer of its own, so this bounds memory too.
 MAX_STREAMS = 32
@@ -111,12 +114,15 @@ class Streams:
             with self._changed:
                 job = self._next()
                 if job is None:
+                    self._started -= 1
                     return
                 job.state = _State.RUNNING
                 is_ahead = not job.is_urgent
                 self._ahead_running += is_ahead
             try:
                 job.run()
+            except Exception:  # a job tells its readers itself; the thread must live for the next one
+                log.exception("a transfer ended in an unforeseen way")
             finally:
                 with self._changed:
                     job.state = _State.DONE
