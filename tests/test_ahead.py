@@ -1,0 +1,121 @@
+"""Files fetched ahead: the orders in which people read, and how little is fetched in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rescalefs.ahead import MAX_AHEAD, FilesAhead, Order, same_after, walk_after
+from rescalefs.models import RemoteFile
+from rescalefs.tree import Branch, build_tree
+from tests.conftest import wait_for
+
+TIMES = [f"{number:03}" for number in range(60)]
+
+
+def remote(path: str) -> RemoteFile:
+    return RemoteFile(path, path, 100, 0, 5, True, False, None)
+
+
+def series() -> Branch:
+    """A case with two fields for each time, and a log."""
+    return build_tree([remote(f"{time}/{field}") for time in TIMES for field in ("U", "p")] + [remote("log")])
+
+
+def opened(root: Branch, path: str) -> tuple[tuple[Branch, ...], tuple[str, ...], RemoteFile]:
+    """What an open of *path* tells."""
+    names = tuple(path.split("/"))
+    branches = [root]
+    for name in names[:-1]:
+        below = branches[-1].entries[name]
+        assert isinstance(below, Branch)
+        branches.append(below)
+    leaf = branches[-1].entries[names[-1]]
+    assert isinstance(leaf, RemoteFile)
+    return tuple(branches), names, leaf
+
+
+class Recorder:
+    """Notes what was to be fetched, each file once, as the engine does."""
+
+    def __init__(self) -> None:
+        self.fetched: list[str] = []
+
+    def prefetch(self, file: RemoteFile) -> bool:
+        if file.path not in self.fetched:
+            self.fetched.append(file.path)
+        return True
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def ahead(recorder: Recorder) -> Iterator[FilesAhead]:
+    watcher = FilesAhead(recorder)
+    watcher.start()
+    yield watcher
+    watcher.close()
+
+
+def test_a_walk_goes_through_directories_in_order() -> None:
+    """What follows a file are the rest of its directory and of those above it, as a listing has them."""
+    root = series()
+    paths = [file.path for file in walk_after(*opened(root, "057/U")[:2])]
+    assert paths == ["057/p", "058/U", "058/p", "059/U", "059/p", "log"]
+
+
+def test_the_same_name_follows_in_sibling_directories() -> None:
+    """What follows 057/U in a time series is 058/U."""
+    root = series()
+    assert [file.path for file in same_after(*opened(root, "057/U")[:2])] == ["058/U", "059/U"]
+
+
+def test_one_open_fetches_nothing(ahead: FilesAhead, recorder: Recorder) -> None:
+    """A single file, and files in no order, cost nothing but themselves."""
+    root = series()
+    for path in ("030/U", "007/p", "045/U", "log", "000/p"):
+        ahead.opened(*opened(root, path))
+    ahead.opened(*opened(root, "050/U"))
+    ahead.opened(*opened(root, "050/p"))  # the first in order: all before it was looked at
+    wait_for(lambda: bool(recorder.fetched), 20, lambda: "nothing was fetched")
+    assert all(path >= "051" for path in recorder.fetched)
+
+
+@pytest.mark.parametrize("field", ["U", "p"])
+def test_a_time_series_is_fetched_ahead(ahead: FilesAhead, recorder: Recorder, field: str) -> None:
+    """Who opens 000/U, 001/U, 002/U gets the next ones, and of no other field."""
+    root = series()
+    for time in TIMES[:3]:
+        ahead.opened(*opened(root, f"{time}/{field}"))
+    wait_for(lambda: f"006/{field}" in recorder.fetched, 20, lambda: f"{recorder.fetched}")
+    assert [path for path in recorder.fetched if path.endswith(field)] == [f"{time}/{field}" for time in TIMES[2:7]]
+
+
+@given(count=st.integers(1, 300), read=st.integers(1, 300))
+def test_little_is_fetched_in_vain(count: int, read: int) -> None:
+    """At any time no more files are ahead than twice those read in order, and never more than the bound."""
+    files = [remote(f"{number:04}") for number in range(count)]
+    order = Order(iter(files[1:]))
+    begun: list[str] = []
+    for number, file in enumerate(files[1 : read + 1], start=1):
+        assert order.step(file)
+        begun += [each.id for each in order.take()]
+        ahead = [each for each in begun if each > file.id]
+        assert len(ahead) <= min(MAX_AHEAD, 2**number)
+    assert begun == sorted(set(begun))  # each once
+
+
+def test_a_file_left_out_does_not_end_the_order() -> None:
+    """Who skips a file or two goes on in order; who goes elsewhere does not."""
+    files = [remote(f"{number:04}") for number in range(20)]
+    order = Order(iter(files[1:]))
+    assert order.step(files[2])
+    assert order.step(files[5])
+    assert not order.step(files[1])
+    assert not order.step(files[15])
