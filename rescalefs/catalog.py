@@ -13,7 +13,7 @@ import enum
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -83,6 +83,8 @@ class _Known(NamedTuple):
 class Catalog:
     """Answers questions about jobs, runs and files. Threads: any.
 
+    *followed* tells the paths of a run's live files that somebody has open: these stay when the run ends.
+
     Every method may raise what `Client` raises, and DeadlineExceeded when the answer takes too long.
     """
 
@@ -92,6 +94,7 @@ class Catalog:
         loader: Loader,
         *,
         deadline_s: float,
+        followed: Callable[[str, str], Iterable[str]] = lambda _job_id, _run_id: (),
         lifetimes: Lifetimes | None = None,
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
@@ -99,6 +102,7 @@ class Catalog:
         self._client = client
         self._loader = loader
         self._deadline_s = deadline_s
+        self._followed = followed
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
         self._wall_clock = wall_clock
@@ -247,6 +251,9 @@ class Catalog:
                 if before is not None and looked_at - seen_at < 2 * lifetimes.live_s:
                     live_paths = [leaf.path for leaf in before.root.leaves() if isinstance(leaf, LivePath)]
                     is_seen = False
+        elif state is RunState.SETTLING:
+            # A file must not vanish under who follows it, between the end and its upload.
+            live_paths = list(self._followed(job_id, run.id))
         is_same = before is not None and before.state is not RunState.LIVE and set(before.files) == set(files)
         same_since = before.same_since if before is not None and is_same else self._clock()
         if state is RunState.SETTLING and self._is_final(run, files, is_same, same_since):

@@ -26,6 +26,7 @@ from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
 from rescalefs.control import Controls
 from rescalefs.credentials import Account
+from rescalefs.ending import successor
 from rescalefs.follow import Follower
 from rescalefs.loader import Loader
 from rescalefs.namespace import Namespace, Rooms
@@ -54,14 +55,24 @@ class Mount:
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
-        self.catalog = Catalog(self._client, self._loader, deadline_s=deadline_s)
+        self.catalog = Catalog(
+            self._client,
+            self._loader,
+            deadline_s=deadline_s,
+            followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
+        )
         self._engine = ContentEngine(
             DiskCache(settings.cache_directory, settings.cache_bytes),
             self._client,
             account=f"{account.origin} {owner}",
             deadline_s=settings.data_deadline_s,
         )
-        self._follower = Follower(self._client, self._live_loader, lambda: settings.cache_directory)
+        self._follower = Follower(
+            self._client,
+            self._live_loader,
+            lambda: settings.cache_directory,
+            successor=successor(self.catalog, self._engine),
+        )
         controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s)
         rooms = Rooms(
             self.catalog,
@@ -92,7 +103,12 @@ class Mount:
 
     def _stats(self) -> Mapping[str, object]:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}
-        return {**requests, "throttled_s": round(self._transport.throttled_s, 1), **self._engine.stats()}
+        return {
+            **requests,
+            "throttled_s": round(self._transport.throttled_s, 1),
+            **self._engine.stats(),
+            **self._follower.stats(),
+        }
 
 
 def serve(settings: Settings, account: Account, owner: str, binding: Binding, on_ready: Callable[[], None]) -> None:

@@ -22,10 +22,11 @@ from rescalefs.catalog import Catalog, RunState, RunView
 from rescalefs.content.engine import ContentEngine
 from rescalefs.control import ActKey, Controls
 from rescalefs.errors import NotADirectory, NotFound
-from rescalefs.follow import Follower, LiveKey
+from rescalefs.follow import Follower
 from rescalefs.models import RemoteFile
 from rescalefs.nodes import (
     Directory,
+    EndingOutput,
     Entry,
     Fixed,
     Link,
@@ -38,6 +39,7 @@ from rescalefs.nodes import (
     output_attributes,
     refresh_file,
 )
+from rescalefs.tailing import LiveKey
 from rescalefs.tree import RESERVED, Branch, Leaf, LivePath
 
 ACTS = ("stop", "snapshot")
@@ -208,11 +210,16 @@ class _Outputs(Directory):
 
     def _node(self, leaf: Leaf | Branch) -> Node:
         view = self._view
-        if isinstance(leaf, RemoteFile):
-            return OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id)
+        if isinstance(leaf, Branch):
+            return _Outputs(self._rooms, view, leaf)
+        key, follower = LiveKey(view.job_id, view.run.id, leaf.path), self._rooms.follower
         if isinstance(leaf, LivePath):
-            return LiveOutput(LiveKey(view.job_id, view.run.id, leaf.path), self._rooms.follower)
-        return _Outputs(self._rooms, view, leaf)
+            return LiveOutput(key, follower)
+        may_change = view.state is not RunState.FINAL
+        output = OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id, may_change=may_change)
+        if may_change and follower.is_followed(key):
+            return EndingOutput(key, follower, output, is_uploaded=leaf.is_uploaded)
+        return output
 
 
 class _Run(Directory):

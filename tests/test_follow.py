@@ -14,11 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rescalefs import tailing
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from rescalefs.errors import DeadlineExceeded, NotFound, Refused, Stale, Unavailable
 from rescalefs.follow import POLL_S, Follower, LiveHandle
+from rescalefs.tailing import CHECK_S
 from tests.live_source import BIG, KEY, WAIT_S, Stack
 from tests.stack import client_of, loader
 
@@ -52,12 +54,14 @@ class Reader:
 class Model:
     """A live file and all that was seen of it: of each generation the longest content, the last one being served."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, has_ranges: bool) -> None:
         self.data = data  # what the file holds
+        self.has_ranges = has_ranges
         self.failure: int | None = None  # a look fails after so many bytes
         self.generations = [data]
-        self.looks = 1
+        self.requests = 1
         self.is_old = False
+        self.checked_at = self.whole_until = 0.0
 
     @property
     def seen(self) -> bytes:
@@ -69,17 +73,45 @@ class Model:
         """The number of what is served."""
         return len(self.generations) - 1
 
-    def look(self) -> None:
-        """Look, if what is known is old. What was seen must begin what is there now, or it is another file."""
+    def look(self, now: float) -> None:
+        """Look, if what is known is old."""
         if not self.is_old:
             return
         self.is_old = False
-        self.looks += 1
+        is_asked = len(self.seen) >= PARTS_FROM and b"\0" not in self.seen
+        is_asked = is_asked and now - self.checked_at < CHECK_S and now >= self.whole_until
+        if not (is_asked and self.has_ranges and self._look_at_part(now)):
+            self._look_at_whole(now, is_asked)
+
+    def _look_at_part(self, now: float) -> bool:
+        """A part that agrees where it must is believed, as far as it came; else it tells nothing."""
+        self.requests += 1
+        at = len(self.seen) - OVERLAP
+        came = self.data[at:][: self.failure]
+        is_refused = at >= len(self.data)
+        if (
+            is_refused
+            or came[:OVERLAP] != self.seen[at:][: len(came)]
+            or (self.failure is None and len(came) < OVERLAP)
+        ):
+            return False
+        self.generations[-1] += came[OVERLAP:]
+        if self.failure is not None:
+            self.whole_until = now + CHECK_S
+        return True
+
+    def _look_at_whole(self, now: float, is_asked: bool) -> None:
+        """What was seen must begin what is there now, or it is another file."""
+        self.requests += 1
         came = self.data[: self.failure]
         if came.startswith(self.seen):
             self.generations[-1] = came
         elif self.failure is None:
             self.generations.append(came)
+        if self.failure is None:
+            self.checked_at = now
+        elif is_asked and not self.has_ranges:
+            self.whole_until = now + CHECK_S
 
     def change(self, action: str, value: Any) -> None:
         """Let the run write."""
@@ -94,45 +126,60 @@ class Model:
                 self.data = self.data[: len(self.data) // 2] + value
 
 
+PARTS_FROM, OVERLAP = 8, 4
+# Any bytes, and such as repeat themselves: an overlap of these agrees where it should not.
+CONTENT = st.binary(max_size=12) | st.text("ab", max_size=30).map(str.encode)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("append"), st.binary(min_size=1, max_size=6)),
+        st.tuples(st.just("append"), st.binary(min_size=1, max_size=6) | st.sampled_from([b"a", b"b", b"aaaa"])),
         st.tuples(st.just("truncate"), st.integers(0, 20)),
-        st.tuples(st.sampled_from(["replace", "overwrite"]), st.binary(max_size=12)),
+        st.tuples(st.sampled_from(["replace", "overwrite"]), CONTENT),
         st.tuples(st.just("read"), st.integers(0, 3), st.integers(0, 24), st.integers(1, 24)),
         st.tuples(st.just("read from 0"), st.integers(0, 3), st.integers(1, 24)),
         st.tuples(st.just("fail"), st.integers(0, 20)),
-        st.sampled_from([("open",), ("stat",), ("wait",), ("wait",)]),
+        st.sampled_from([("open",), ("stat",), ("wait",), ("wait",), ("wait", CHECK_S)]),
     ),
     min_size=5,
     max_size=40,
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=12), STEPS, st.integers(1, 9))
+@pytest.fixture
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have parts asked for of files of a few bytes."""
+    monkeypatch.setattr(tailing, "PARTS_FROM_BYTES", PARTS_FROM)
+    monkeypatch.setattr(tailing, "OVERLAP_BYTES", OVERLAP)
+
+
+@pytest.mark.usefixtures("short_parts")
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(CONTENT, STEPS, st.integers(1, 9), st.booleans())
 def test_every_handle_is_an_honest_growing_file(
-    tmp_path: Path, data: bytes, steps: list[tuple[Any, ...]], piece: int
+    tmp_path: Path, data: bytes, steps: list[tuple[Any, ...]], piece: int, has_ranges: bool
 ) -> None:
     """However a file is written, cut and replaced, and read by anyone at any offset: as the plain model says.
 
     What a handle was served never changes; once the file is another one a read is Stale, and only one at 0 starts over.
     A look that fails loses nothing. Only a stat and a read past what is known look, and only when that is old.
+    Where parts are served, one that agrees in its overlap is believed until the next whole look: what it said wrongly
+    is another file then.
     """
     with ExitStack() as exits:
-        stack, model = Stack(exits, tmp_path), Model(data)
-        stack.source.data, stack.source.piece = data, piece
+        stack, model = Stack(exits, tmp_path), Model(data, has_ranges=has_ranges)
+        stack.source.data, stack.source.piece, stack.source.has_ranges = data, piece, has_ranges
+        began = stack.clock.now()
         readers = [Reader(stack.open(), 0)]
         for step in steps:
             match step:
                 case ("open",):
-                    model.look()
+                    model.look(stack.clock.now() - began)
                     readers.append(Reader(stack.open(), model.generation))
                 case ("stat",):
-                    model.look()
+                    model.look(stack.clock.now() - began)
                     assert stack.size() == len(model.seen)
-                case ("wait",):
+                case ("wait", *more):
                     stack.poll()
+                    stack.clock.advance(sum(more))
                     model.is_old, model.failure, stack.source.cut = True, None, None
                 case ("fail", size):
                     model.failure = stack.source.cut = size
@@ -140,7 +187,7 @@ def test_every_handle_is_an_honest_growing_file(
                     offset, size = place if len(place) == 2 else (0, place[0])
                     reader = readers[who % len(readers)]
                     if offset + size > len(model.generations[reader.generation]):
-                        model.look()
+                        model.look(stack.clock.now() - began)
                     served = reader.read(offset, size)
                     if reader.generation != model.generation:
                         assert (served is None) == (offset != 0)
@@ -152,8 +199,8 @@ def test_every_handle_is_an_honest_growing_file(
                 case (action, value):
                     model.change(action, value)
                     stack.source.data = model.data
-            assert stack.source.tails == model.looks
-        assert stack.source.closed == stack.source.tails
+            assert stack.source.tails == model.requests
+        assert stack.source.closed == stack.source.opened
 
 
 # ---- sizes ----
