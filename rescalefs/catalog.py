@@ -84,6 +84,7 @@ class Catalog:
     """Answers questions about jobs, runs and files. Threads: any.
 
     *followed* tells the paths of a run's live files that somebody has open: these stay when the run ends.
+    *seen* is told of each new view of a run.
 
     Every method may raise what `Client` raises, and DeadlineExceeded when the answer takes too long.
     """
@@ -95,6 +96,7 @@ class Catalog:
         *,
         deadline_s: float,
         followed: Callable[[str, str], Iterable[str]] = lambda _job_id, _run_id: (),
+        seen: Callable[[RunView], None] = lambda _view: None,
         lifetimes: Lifetimes | None = None,
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
@@ -103,6 +105,7 @@ class Catalog:
         self._loader = loader
         self._deadline_s = deadline_s
         self._followed = followed
+        self._seen = seen
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
         self._wall_clock = wall_clock
@@ -259,6 +262,7 @@ class Catalog:
         if state is RunState.SETTLING and self._is_final(run, files, is_same, same_since):
             state = RunState.FINAL
         view = RunView(job_id, run, state, build_tree(files, live_paths), files, same_since)
+        self._seen(view)
         with self._lock:
             if state is RunState.FINAL:
                 self._last_views.pop(key, None)  # nothing will be compared with it any more

@@ -174,6 +174,10 @@ class Run:
         )
 
 
+# The API's type of a snapshot archive among the output files (Rescale's user API notebook, 2023).
+_SNAPSHOT_TYPE = 12
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
     """One output file as a listing row describes it. `digest` is the strongest whole-file checksum known.
@@ -190,6 +194,11 @@ class RemoteFile:
     is_deleted: bool
     digest: Digest | None
     run_id: str | None = None
+
+    @property
+    def is_snapshot(self) -> bool:
+        """True for the archive of a snapshot."""
+        return self.type_id == _SNAPSHOT_TYPE
 
     @classmethod
     def from_api(cls, item: object) -> RemoteFile:

@@ -27,6 +27,7 @@ from rescalefs.content.engine import ContentEngine
 from rescalefs.control import Controls
 from rescalefs.credentials import Account
 from rescalefs.ending import successor
+from rescalefs.events import Events
 from rescalefs.follow import Follower
 from rescalefs.loader import Loader
 from rescalefs.namespace import Namespace, Rooms
@@ -55,11 +56,13 @@ class Mount:
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
+        events = Events()
         self.catalog = Catalog(
             self._client,
             self._loader,
             deadline_s=deadline_s,
             followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
+            seen=events.seen,
         )
         self._engine = ContentEngine(
             DiskCache(settings.cache_directory, settings.cache_bytes),
@@ -73,12 +76,13 @@ class Mount:
             lambda: settings.cache_directory,
             successor=successor(self.catalog, self._engine),
         )
-        controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s)
+        controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s, record=events.add)
         rooms = Rooms(
             self.catalog,
             self._engine,
             self._follower,
             controls,
+            events,
             settings.is_read_only,
             time.time_ns(),
             self._stats,

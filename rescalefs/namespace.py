@@ -2,7 +2,7 @@
 
     /jobs/<id>/runs/<n>/<relativePath>     outputs, and `stop` and `snapshot` while the run is live
     /jobs/<id>/runs/latest -> <n>
-    /jobs/<id>/runs/<n>/.rescale/          run.json status files.json refresh stop snapshot
+    /jobs/<id>/runs/<n>/.rescale/          run.json status files.json events refresh stop snapshot
     /jobs/<id>/.rescale/                   job.json status refresh
     /.rescale/                             version status stats config refresh
 
@@ -12,6 +12,7 @@ The only module that knows this shape; a new file in it is one line in one of th
 
 from __future__ import annotations
 
+import contextlib
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,8 @@ from rescalefs import __version__, generated
 from rescalefs.catalog import Catalog, RunState, RunView
 from rescalefs.content.engine import ContentEngine
 from rescalefs.control import ActKey, Controls
-from rescalefs.errors import NotADirectory, NotFound
+from rescalefs.errors import NotADirectory, NotFound, RescaleError
+from rescalefs.events import Events
 from rescalefs.follow import Follower
 from rescalefs.models import RemoteFile
 from rescalefs.nodes import (
@@ -29,6 +31,7 @@ from rescalefs.nodes import (
     EndingOutput,
     Entry,
     Fixed,
+    Growing,
     Link,
     LiveOutput,
     Node,
@@ -55,6 +58,7 @@ class Rooms:
     engine: ContentEngine
     follower: Follower
     controls: Controls
+    events: Events
     is_read_only: bool
     started_ns: int
     stats: Callable[[], Mapping[str, object]]
@@ -268,6 +272,11 @@ class _Run(Directory):
         def state() -> str:
             return catalog.state(job_id, run_id).value
 
+        def events() -> tuple[bytes, int]:
+            with contextlib.suppress(RescaleError):  # what was seen is true, whether or not more can be seen now
+                catalog.view(job_id, run_id)
+            return self._rooms.events.text(job_id, run_id)
+
         texts = {
             "run.json": lambda: generated.run_json(catalog.run(job_id, run_id), state()),
             "status": lambda: generated.word(state()),
@@ -276,6 +285,7 @@ class _Run(Directory):
         return Fixed(
             {
                 **{name: _text(render, self.modified_ns) for name, render in texts.items()},
+                "events": lambda: Growing(events, self.modified_ns),
                 "refresh": lambda: refresh_file(lambda: catalog.refresh(job_id, run_id), self.modified_ns),
                 **{act: lambda act=act: self._act(act) for act in ACTS},  # type: ignore[misc]
             },

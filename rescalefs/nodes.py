@@ -189,6 +189,36 @@ class Text(File):
         return _TextHandle(self._render())
 
 
+class _GrowingHandle(_ReadHandle):
+    def __init__(self, text: Callable[[], bytes]) -> None:
+        self._text = text
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._text()[offset : offset + size]
+
+
+class Growing(File):
+    """A generated file whose text is only ever added to, and can be followed.
+
+    *look* returns the text as it is now and when it was added to last, 0 for never.
+    """
+
+    def __init__(self, look: Callable[[], tuple[bytes, int]], modified_ns: int) -> None:
+        self._look = look
+        self._modified_ns = modified_ns
+
+    def attributes(self) -> Attributes:
+        """The size and time of this moment."""
+        text, changed_ns = self._look()
+        return Attributes(stat.S_IFREG | 0o444, len(text), changed_ns or self._modified_ns)
+
+    def open(self, is_writing: bool) -> Handle:
+        """Open it; each read sees what was added."""
+        if is_writing:
+            raise ReadOnly("this file is generated")
+        return _GrowingHandle(lambda: self._look()[0])
+
+
 class _CommandHandle(_TextHandle):
     def __init__(self, text: bytes, command: Callable[[bytes], None]) -> None:
         super().__init__(text)

@@ -29,7 +29,7 @@ ROWS = [
     {"operations"},
     {"namespace"},
     {"nodes"},
-    {"control", "ending", "generated"},
+    {"control", "ending", "events", "generated"},
     {"catalog", "follow", "content"},
     {"tailing", "tree"},
     {"client"},
