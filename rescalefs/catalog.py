@@ -22,7 +22,7 @@ from cachetools import TLRUCache
 from rescalefs.client import Client
 from rescalefs.errors import NotFound, RescaleError, Unavailable
 from rescalefs.loader import Loader
-from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run
+from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run, Status
 from rescalefs.timing import Clock
 from rescalefs.tree import Branch, LivePath, build_tree
 
@@ -143,6 +143,12 @@ class Catalog:
             return job.status
         status: str = self._ask(("status", job_id), lambda: self._find_status(job_id), f"the status of job {job_id}")
         return status
+
+    def newest_status(self, job_id: str) -> Status | None:
+        """Return a job's newest status with its reason, asked afresh; None if it never had one."""
+        what = f"the status of job {job_id}"
+        key = ("newest status", job_id)
+        return self._loader.load(key, lambda: self._client.newest_status(job_id, self._deadline()), what)
 
     def is_over(self, job_id: str) -> bool:
         """True once the job will never run again."""

@@ -83,11 +83,15 @@ class Client:
         return job if job.status is not None else replace(job, status=self.status(job_id, deadline_at))
 
     def status(self, job_id: str, deadline_at: float) -> str:
-        """Return a job's newest status, "" if it never had one. The order of the history is not relied on."""
+        """Return the word of a job's newest status, "" if it never had one."""
+        newest = self.newest_status(job_id, deadline_at)
+        return "" if newest is None else newest.text
+
+    def newest_status(self, job_id: str, deadline_at: float) -> Status | None:
+        """Return a job's newest status, None if it never had one. The order of the history is not relied on."""
         path = f"jobs/{_segment(job_id)}/statuses/"
         rows = self._listing("statuses", JOBS, path, FILES_PAGE, deadline_at, identity=None)
-        newest = max(map(Status.from_api, rows), key=lambda status: status.date_ns, default=None)
-        return "" if newest is None else newest.text
+        return max(map(Status.from_api, rows), key=lambda status: status.date_ns, default=None)
 
     def runs(self, job_id: str, deadline_at: float) -> list[Run]:
         """Return the runs of a job, [] before the first one began."""

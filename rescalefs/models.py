@@ -125,12 +125,14 @@ class Status:
 
     text: str
     date_ns: int
+    reason: str = ""
 
     @classmethod
     def from_api(cls, item: object) -> Status:
         """Make a status from a row of the history."""
         row = _mapping(item)
-        return cls(_text(row, "status", ""), parse_time_ns(row.get("statusDate")) or 0)
+        date_ns = parse_time_ns(row.get("statusDate")) or 0
+        return cls(_text(row, "status", ""), date_ns, _text(row, "statusReason", ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ ROWS = [
     {"operations"},
     {"namespace"},
     {"nodes"},
-    {"control", "ending", "events", "generated"},
+    {"control", "ending", "events", "generated", "waiting"},
     {"catalog", "follow", "content"},
     {"tailing", "tree"},
     {"client"},
