@@ -13,7 +13,7 @@ import enum
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,7 +22,7 @@ from cachetools import TLRUCache
 from rescalefs.client import Client
 from rescalefs.errors import NotFound, RescaleError, Unavailable
 from rescalefs.loader import Loader
-from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run
+from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run, Status
 from rescalefs.timing import Clock
 from rescalefs.tree import Branch, LivePath, build_tree
 
@@ -83,6 +83,9 @@ class _Known(NamedTuple):
 class Catalog:
     """Answers questions about jobs, runs and files. Threads: any.
 
+    *followed* tells the paths of a run's live files that somebody has open: these stay when the run ends.
+    *seen* is told of each new view of a run.
+
     Every method may raise what `Client` raises, and DeadlineExceeded when the answer takes too long.
     """
 
@@ -92,6 +95,8 @@ class Catalog:
         loader: Loader,
         *,
         deadline_s: float,
+        followed: Callable[[str, str], Iterable[str]] = lambda _job_id, _run_id: (),
+        seen: Callable[[RunView], None] = lambda _view: None,
         lifetimes: Lifetimes | None = None,
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
@@ -99,6 +104,8 @@ class Catalog:
         self._client = client
         self._loader = loader
         self._deadline_s = deadline_s
+        self._followed = followed
+        self._seen = seen
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
         self._wall_clock = wall_clock
@@ -136,6 +143,12 @@ class Catalog:
             return job.status
         status: str = self._ask(("status", job_id), lambda: self._find_status(job_id), f"the status of job {job_id}")
         return status
+
+    def newest_status(self, job_id: str) -> Status | None:
+        """Return a job's newest status with its reason, asked afresh; None if it never had one."""
+        what = f"the status of job {job_id}"
+        key = ("newest status", job_id)
+        return self._loader.load(key, lambda: self._client.newest_status(job_id, self._deadline()), what)
 
     def is_over(self, job_id: str) -> bool:
         """True once the job will never run again."""
@@ -247,11 +260,15 @@ class Catalog:
                 if before is not None and looked_at - seen_at < 2 * lifetimes.live_s:
                     live_paths = [leaf.path for leaf in before.root.leaves() if isinstance(leaf, LivePath)]
                     is_seen = False
+        elif state is RunState.SETTLING:
+            # A file must not vanish under who follows it, between the end and its upload.
+            live_paths = list(self._followed(job_id, run.id))
         is_same = before is not None and before.state is not RunState.LIVE and set(before.files) == set(files)
         same_since = before.same_since if before is not None and is_same else self._clock()
         if state is RunState.SETTLING and self._is_final(run, files, is_same, same_since):
             state = RunState.FINAL
         view = RunView(job_id, run, state, build_tree(files, live_paths), files, same_since)
+        self._seen(view)
         with self._lock:
             if state is RunState.FINAL:
                 self._last_views.pop(key, None)  # nothing will be compared with it any more

@@ -1,4 +1,4 @@
-"""The command line: `rescalefs mount`, `umount`, `demo`, `emulator`.
+"""The command line: `rescalefs mount`, `umount`, `wait`, `demo`, `emulator`.
 
 Every failure is one sentence with its remedy on standard error, and an exit code:
 
@@ -12,6 +12,9 @@ Every failure is one sentence with its remedy on standard error, and an exit cod
     7  something is mounted there already, or nothing is (umount)
     8  the cache directory cannot be used
     9  the emulator's world file has a mistake
+    10  what was waited for has ended, but failed or was stopped (wait)
+    11  there is no such job or run (wait)
+    12  it did not happen in the time that --timeout gave (wait)
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 import platformdirs
@@ -31,6 +34,7 @@ import platformdirs
 from rescalefs import __version__, log, mount, system
 from rescalefs.binding import Binding, NoFuse, load
 from rescalefs.budget import Budget
+from rescalefs.catalog import Catalog, Lifetimes
 from rescalefs.client import Client
 from rescalefs.config import (
     DEFAULT_CACHE_SIZE,
@@ -43,7 +47,9 @@ from rescalefs.credentials import Account, CredentialError, find_account
 from rescalefs.demo import demo
 from rescalefs.emulator.command import emulator
 from rescalefs.errors import AccessDenied, NotFound, RescaleError
+from rescalefs.loader import Loader
 from rescalefs.transport import Transport
+from rescalefs.waiting import Goal, Waiter
 
 F = TypeVar("F", bound=Callable[..., Any])
 # A mount whose process ends cleanly is gone in milliseconds.
@@ -59,6 +65,9 @@ class Exit(enum.IntEnum):
     FUSE = 6
     MOUNTED = 7
     CACHE = 8
+    FAILED = 10
+    NO_SUCH = 11
+    TIMEOUT = 12
 
 
 class Failure(click.ClickException):
@@ -84,6 +93,30 @@ class _Commands(click.Group):
             raise
         except click.ClickException as error:
             raise Failure(error.message, error.exit_code) from error
+
+
+class Progress:
+    """One line on standard error: rewritten on a terminal, a new one for each change elsewhere."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._began = time.monotonic()
+        self._said = ""
+        self._is_terminal = sys.stderr.isatty()
+
+    def __call__(self, words: str) -> None:
+        """Say where it stands."""
+        line = f"{self._target}: {words}"
+        if self._is_terminal:
+            click.echo(f"\r\x1b[K{line} ({time.monotonic() - self._began:.0f} s)", err=True, nl=False)
+        elif line != self._said:
+            click.echo(line, err=True)
+        self._said = line
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._is_terminal and self._said:
+            click.echo(err=True)
 
 
 class _Size(click.ParamType[int]):
@@ -192,15 +225,20 @@ def mount_command(
 
 
 def _serve(settings: Settings, account: Account, owner: str, binding: Binding, on_ready: Callable[[], None]) -> None:
-    """Serve in this process, and leave it at once when done: threads that wait for a resolver must not hold it."""
+    """Serve in this process, and leave it at once when done."""
     try:
         mount.serve(settings, account, owner, binding, on_ready)
     except NoFuse as error:
         raise Failure(str(error), Exit.FUSE) from None
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process now: threads that wait for a resolver or a server must not hold it."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def _check_fuse(settings: Settings, binding: str) -> Binding:
@@ -276,6 +314,84 @@ def umount_command(mount_point: Path, lazy: bool) -> None:
         raise Failure(str(error), Exit.MOUNT_POINT) from None
     if not system.wait_until_unmounted(path, _UNMOUNTED_S):
         raise Failure(f"{path} is still mounted", Exit.MOUNT_POINT)
+
+
+@main.command("wait")
+@click.argument("target", metavar="JOB[/RUN]")
+@click.option(
+    "--for",
+    "goal",
+    type=click.Choice([goal.value for goal in Goal]),
+    default=Goal.ENDED.value,
+    show_default=True,
+    help="What to wait for: the end of the computation, or all outputs uploaded.",
+)
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds after which to give up.")
+@click.option(
+    "--every",
+    "every_s",
+    type=click.FloatRange(min=1),
+    default=10.0,
+    show_default=True,
+    help="Seconds between looks.",
+)
+@click.option("--key-file", type=click.Path(path_type=Path), help="File with the API key, mode 0600.")
+@click.option("--profile", help="Profile in Rescale's apiconfig file to take key and address from.")
+@click.option("--api-url", help="Address of the platform, such as https://eu.rescale.com.")
+def wait_command(
+    target: str,
+    goal: str,
+    timeout_s: float | None,
+    every_s: float,
+    key_file: Path | None,
+    profile: str | None,
+    api_url: str | None,
+) -> None:
+    """Wait for a job, or for one run of it: exit with 0 if it went well, with 10 if it failed or was stopped.
+
+    No mount is needed. Progress goes to standard error.
+
+    \b
+    Example:  rescalefs wait LvGjn --for final && rsync -a ~/rescale/jobs/LvGjn/runs/1/ results/
+    """
+    account, _ = _check_account(key_file, api_url, profile)
+    progress = Progress(target)
+    try:
+        words = _wait(account, target, Goal(goal), float("inf") if timeout_s is None else timeout_s, every_s, progress)
+    except Failure as failure:
+        progress.end()
+        failure.show()
+        _leave(failure.exit_code)
+    progress.end()
+    click.echo(f"rescalefs: {target}: {words}", err=True)
+    _leave(0)
+
+
+def _wait(
+    account: Account, target: str, goal: Goal, timeout_s: float, every_s: float, tell: Callable[[str], None]
+) -> str:
+    """Wait; return in a few words how well it went."""
+    job_id, _, run_id = target.partition("/")
+    loader = Loader("wait", 2, METADATA_DEADLINE_S)
+    loader.start()
+    fresh_s = every_s * 0.9  # whatever was known at one look is old at the next
+    catalog = Catalog(
+        Client(Transport(account.origin, account.key, Budget())),
+        loader,
+        deadline_s=METADATA_DEADLINE_S,
+        lifetimes=Lifetimes(jobs_s=fresh_s, status_s=fresh_s, live_s=fresh_s, settling_s=fresh_s),
+    )
+    try:
+        outcome = Waiter(catalog, every_s=every_s, tell=tell).wait(job_id, run_id or None, goal, timeout_s)
+    except NotFound:
+        raise Failure(f"there is no {target}: check the id on the job's web page", Exit.NO_SUCH) from None
+    except AccessDenied as error:
+        raise Failure(f"{account.origin} refuses the key by now ({error})", Exit.CREDENTIALS) from None
+    if outcome is None:
+        raise Failure(f"{target} has not come to its end: wait again, or longer", Exit.TIMEOUT)
+    if not outcome.is_success:
+        raise Failure(f"{target}: {outcome.text}", Exit.FAILED)
+    return outcome.text
 
 
 main.add_command(demo)

@@ -33,6 +33,9 @@ PARALLEL_PAGES = 8
 PAGES_AHEAD = 64
 # Rows that moved between pages while a listing was read make it start over, at most so often.
 LISTING_ATTEMPTS = 4
+# What an answer about a file says of itself; the bytes of one come as text/plain or application/octet-stream, whatever
+# they are, as far as clients have seen.
+_NO_BYTES = frozenset({"application/json", "text/html"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +83,15 @@ class Client:
         return job if job.status is not None else replace(job, status=self.status(job_id, deadline_at))
 
     def status(self, job_id: str, deadline_at: float) -> str:
-        """Return a job's newest status, "" if it never had one. The order of the history is not relied on."""
+        """Return the word of a job's newest status, "" if it never had one."""
+        newest = self.newest_status(job_id, deadline_at)
+        return "" if newest is None else newest.text
+
+    def newest_status(self, job_id: str, deadline_at: float) -> Status | None:
+        """Return a job's newest status, None if it never had one. The order of the history is not relied on."""
         path = f"jobs/{_segment(job_id)}/statuses/"
         rows = self._listing("statuses", JOBS, path, FILES_PAGE, deadline_at, identity=None)
-        newest = max(map(Status.from_api, rows), key=lambda status: status.date_ns, default=None)
-        return "" if newest is None else newest.text
+        return max(map(Status.from_api, rows), key=lambda status: status.date_ns, default=None)
 
     def runs(self, job_id: str, deadline_at: float) -> list[Run]:
         """Return the runs of a job, [] before the first one began."""
@@ -124,10 +131,29 @@ class Client:
         path = f"files/{_segment(file_id)}/contents/"
         return self._transport.stream("contents", CONTENTS, path, deadline_at, start=start, end=end)
 
-    def tail(self, job_id: str, run_id: str, path: str, *, deadline_at: float) -> Transfer:
-        """Begin to read a live file from its first byte to its present end. (No trailing slash, unlike all others.)"""
+    def tail(
+        self,
+        job_id: str,
+        run_id: str,
+        path: str,
+        *,
+        start: int = 0,
+        is_retried: bool = True,
+        deadline_at: float,
+    ) -> Transfer:
+        """Begin to read a live file from *start* to its present end. (No trailing slash, unlike all others.)
+
+        The answer may begin at 0 though *start* is higher: look at `Transfer.start`.
+
+        Raises:
+            Unavailable: the run is not live any more; the API says so in many ways, a 200 with JSON among them.
+        """
         resource = f"{_run_path(job_id, run_id)}tail/{'/'.join(map(_segment, path.split('/')))}"
-        return self._transport.stream("tail", RUNS, resource, deadline_at)
+        transfer = self._transport.stream("tail", RUNS, resource, deadline_at, start=start, is_retried=is_retried)
+        if transfer.media_type in _NO_BYTES:
+            transfer.close()
+            raise Unavailable(f"{resource}: the answer is {transfer.media_type}, not the bytes of a file")
+        return transfer
 
     def act(self, act: str, job_id: str, run_id: str, deadline_at: float) -> ActAnswer:
         """Ask once for "stop" or "snapshot"; its effect comes some time after the answer.

@@ -21,8 +21,6 @@ from rescalefs.loader import Loader
 
 log = logging.getLogger(__name__)
 
-# The API's type of a snapshot archive among the output files (Rescale's user API notebook, 2023).
-SNAPSHOT_TYPE = 12
 # A snapshot that has not appeared by then is no longer waited for; the API tells no duration.
 SNAPSHOT_PENDING_S = 900.0
 _PAYLOAD_LIMIT_BYTES = 64
@@ -47,7 +45,10 @@ class _Last:
 
 
 class Controls:
-    """Carries out acts and remembers how the last ones went. Threads: any."""
+    """Carries out acts and remembers how the last ones went. Threads: any.
+
+    *record* is told of each act: job, run, act, and how it went.
+    """
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Controls:
         loader: Loader,
         *,
         deadline_s: float,
+        record: Callable[[str, str, str, str], None] = lambda _job_id, _run_id, _act, _outcome: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -63,6 +65,7 @@ class Controls:
         self._catalog = catalog
         self._loader = loader
         self._deadline_s = deadline_s
+        self._record = record
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()  # guards _last; no request is made under it
@@ -96,7 +99,7 @@ class Controls:
     def _snapshots(self, key: ActKey) -> frozenset[str]:
         """Return the ids of the snapshots that are there; Busy if the last one asked for is not among them yet."""
         files = self._catalog.view(key.job_id, key.run_id).files
-        there = frozenset(file.id for file in files if file.type_id == SNAPSHOT_TYPE and file.is_uploaded)
+        there = frozenset(file.id for file in files if file.is_snapshot and file.is_uploaded)
         with self._lock:
             last = self._last.get(key)
         is_awaited = last is not None and last.snapshots is not None and not there - last.snapshots
@@ -120,6 +123,7 @@ class Controls:
         when = datetime.fromtimestamp(self._wall_clock(), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         line = " ".join(f"{when} {key.act} {outcome}".split())
         log.info("job %s run %s: %s", key.job_id, key.run_id, line)
+        self._record(key.job_id, key.run_id, key.act, outcome)
         with self._lock:
             self._last[key] = _Last(line, self._clock(), snapshots)
 

@@ -1,98 +1,69 @@
-"""Files of live runs: read whole by `tail`, kept in a spool, served as honest growing files.
+"""Files of live runs: read by `tail`, kept in a spool, served as honest growing files.
 
 Size and bytes of a live file are known only by reading it, so a look at its size is a read into its spool.
 Bytes once served never change and the size only grows: when the file shrank or was replaced, the spool starts a new
 generation, and handles of the old one get `Stale`, but for a read at offset 0, which moves the handle to the new one.
 
 Asking is driven by use: a stat or a read at the end of what is known asks again, at most every `poll_s` seconds,
-shared by all readers of the file; when nobody looks, nobody asks.
+shared by all readers of the file, and less often while asking fails; when nobody looks, nobody asks.
+
+When the run ends, `tail` is dead. A file that is open goes on in the final one that was uploaded in its place, if that
+begins with every byte of the spool; until then its end is where the spool ends.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import threading
 import time
-import weakref
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from cachetools import LRUCache
 
 from rescalefs.errors import RescaleError, Stale
 from rescalefs.loader import Loader
-from rescalefs.timing import Clock
+from rescalefs.spool import PIECE_BYTES, Spool
+from rescalefs.tailing import TRANSFER_S, LiveKey, Source, Tailed, Tailer
+from rescalefs.timing import Clock, patience_s, remaining_s
 
 log = logging.getLogger(__name__)
 
 # The API documents no rhythm; Rescale's own samples poll every 1 to 15 s.
 POLL_S = 2.0
+# From the second failure in a row on each one doubles the wait, so often: one that has ended is asked once a minute.
+MAX_DOUBLINGS = 5
 # How long a stat waits for news when an older answer is there: a usual round trip, and less than tail's own second.
 PATIENCE_S = 0.5
-# A tail may have to bring gigabytes; it ends by this whatever comes.
-TRANSFER_S = 600.0
 # Live files whose spools are kept: those of a run that somebody looks through.
 MAX_FILES = 4096
-_COMPARE_BYTES = 256 * 1024
 
 
-class TailStream(Protocol):
-    """What `Source.tail` returns: bytes as they come."""
+class Final(Protocol):
+    """The uploaded file that takes a live one's place."""
 
-    def readinto(self, buffer: memoryview) -> int:
-        """Place the next bytes and return their number, 0 at the end."""
-
-    def close(self) -> None:
-        """End the transfer."""
-
-
-class Source(Protocol):
-    """Where live bytes come from."""
-
-    def tail(self, job_id: str, run_id: str, path: str, *, deadline_at: float) -> TailStream:
-        """Begin to read a live file from its first byte."""
-
-
-class LiveKey(NamedTuple):
-    """Names one live file; `path` is the API's."""
-
-    job_id: str
-    run_id: str
-    path: str
-
-
-class Spool:
-    """One generation of a live file: an unnamed file on disk that is only ever appended to.
-
-    Threads: one appends, any read. `size` is set after the bytes are there. The file goes with the last reference.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115  # lives as long as the spool
-        weakref.finalize(self, self._file.close)
-        self.size = 0
-
-    def append(self, data: memoryview) -> None:
-        """Add bytes at the end."""
-        written = 0
-        while written < len(data):
-            written += os.pwrite(self._file.fileno(), data[written:], self.size + written)
-        self.size += len(data)
+    @property
+    def size(self) -> int:
+        """Its size."""
 
     def read(self, offset: int, size: int) -> bytes:
         """Return bytes [offset, offset + size), fewer at the end."""
-        return os.pread(self._file.fileno(), max(0, min(size, self.size - offset)), offset)
 
-    def starts_like(self, offset: int, data: memoryview) -> int:
-        """Return how many of the first bytes of *data* equal the spool's from *offset* on."""
-        known = self.read(offset, len(data))
-        if known == data[: len(known)]:
-            return len(known)
-        return next(i for i, (ours, theirs) in enumerate(zip(known, data, strict=False)) if ours != theirs)
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class _Ended:
+    """The last generation: the final file. `continues` is the spool whose bytes it begins with, if it does."""
+
+    def __init__(self, final: Final, continues: Spool | None) -> None:
+        self.size = final.size
+        self.read = final.read
+        self.close = final.close
+        self.continues = continues
 
 
 class LiveFile:
@@ -102,9 +73,21 @@ class LiveFile:
         self.key = key
         self._follower = follower
         # Written by the one fetch in flight and read by anyone; each assignment is atomic and true by itself.
-        self.spool: Spool | None = None
-        self.changed_ns = 0
+        self.tailed = Tailed(key)
+        self.ended: _Ended | None = None
         self.asked_at = float("-inf")
+        self.failures = 0  # in a row
+        self.failed_at = float("-inf")
+
+    @property
+    def known(self) -> Spool | _Ended | None:
+        """The newest generation, None before the first sight."""
+        return self.ended or self.tailed.spool
+
+    @property
+    def changed_ns(self) -> int:
+        """When it was last seen to change."""
+        return self.tailed.changed_ns
 
     def size(self) -> int:
         """Return the size as of at most `poll_s` ago, or the last known while the API is slow to answer.
@@ -112,27 +95,28 @@ class LiveFile:
         Raises:
             DeadlineExceeded: nothing is known and nothing came in time. Never a guess, never 0 for the unknown.
         """
-        self.look(PATIENCE_S)
-        assert self.spool is not None
-        return self.spool.size
+        self.look()
+        assert self.known is not None
+        return self.known.size
 
-    def look(self, patience_s: float) -> None:
-        """Have the file fetched if what is known is old; wait for it, but with something known only *patience_s*."""
+    def look(self) -> None:
+        """Have the file fetched if what is known is old; wait for it, but with something known only a moment."""
         flight = self._follower.fetch_if_old(self)
         if flight is None:
             return
-        if self.spool is None:
+        if self.known is None:
             self._follower.wait(flight, self)
         else:  # a fetch that fails has said so in the log; what is known is still true
-            wait([flight], patience_s)
+            wait([flight], patience_s(PATIENCE_S))
 
 
 class LiveHandle:
     """An open live file. Threads: any."""
 
-    def __init__(self, file: LiveFile) -> None:
+    def __init__(self, file: LiveFile, close: Callable[[], None]) -> None:
         self._file = file
-        self._spool = file.spool
+        self._known = file.known
+        self.close = close
 
     def read(self, offset: int, size: int) -> bytes:
         """Return bytes [offset, offset + size) as far as the file goes now.
@@ -140,19 +124,25 @@ class LiveHandle:
         Raises:
             Stale: the file shrank or was replaced since this handle read it; a read at offset 0 starts over.
         """
-        if self._spool is None or offset + size > self._spool.size:
-            self._file.look(PATIENCE_S)
-        spool = self._file.spool
-        assert spool is not None
-        if self._spool is not spool:
-            if offset != 0 and self._spool is not None:
+        known = self._known
+        if known is None or offset + size > known.size:
+            self._file.look()
+        newest = self._file.known
+        assert newest is not None
+        if newest is not known:
+            is_continued = isinstance(newest, _Ended) and newest.continues is known
+            if offset != 0 and known is not None and not is_continued:
                 raise Stale(f"live file {self._file.key.path} was truncated or replaced")
-            self._spool = spool
-        return spool.read(offset, size)
+            self._known = newest
+        return newest.read(offset, size)
 
 
 class Follower:
-    """Keeps the live files that somebody looks at. Threads: any."""
+    """Keeps the live files that somebody looks at. Threads: any.
+
+    *successor* returns the uploaded file that has taken a live one's place, None while there is none. It is called
+    on the loader's threads.
+    """
 
     def __init__(
         self,
@@ -160,23 +150,26 @@ class Follower:
         loader: Loader,
         spool_directory: Callable[[], Path],
         *,
+        successor: Callable[[LiveKey], Final | None] = lambda _key: None,
         poll_s: float = POLL_S,
         clock: Clock = time.monotonic,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._source = source
         self._loader = loader
-        self._spool_directory = spool_directory
+        self._successor = successor
         self._poll_s = poll_s
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
-        self._lock = threading.Lock()  # guards _files; nothing else is done under it
+        self._lock = threading.Lock()  # guards the three below; nothing else is done under it
         self._files: LRUCache[LiveKey, LiveFile] = LRUCache(MAX_FILES)
+        self._open: dict[LiveKey, LiveFile] = {}  # those with handles are never forgotten
+        self._handles: Counter[LiveKey] = Counter()
+        self._tailer = Tailer(source, spool_directory, clock, wall_clock_ns)
 
     def file(self, key: LiveKey) -> LiveFile:
         """Return the live file of *key*; asks nothing."""
         with self._lock:
-            file = self._files.get(key)
+            file = self._open.get(key) or self._files.get(key)
             if file is None:
                 file = self._files[key] = LiveFile(key, self)
             return file
@@ -188,8 +181,26 @@ class Follower:
             DeadlineExceeded, Unavailable, NotFound: it cannot be read now.
         """
         file = self.file(key)
-        file.look(PATIENCE_S)
-        return LiveHandle(file)
+        file.look()
+        with self._lock:
+            file = self._open.setdefault(key, file)
+            self._handles[key] += 1
+        return LiveHandle(file, lambda: self._close(key))
+
+    def is_followed(self, key: LiveKey) -> bool:
+        """Tell whether somebody has the file open and the final one has not taken its place."""
+        with self._lock:
+            file = self._open.get(key)
+        return file is not None and file.ended is None
+
+    def followed(self, job_id: str, run_id: str) -> list[str]:
+        """Return the paths of the files of one run that are followed."""
+        with self._lock:
+            return [key.path for key, file in self._open.items() if key[:2] == (job_id, run_id) and not file.ended]
+
+    def stats(self) -> Mapping[str, int]:
+        """Return counters for `.rescale/stats`."""
+        return {f"live.{name}": number for name, number in self._tailer.counts.items()}
 
     def fetch_if_old(self, file: LiveFile) -> Future[None] | None:
         """Start or join a fetch of *file* if what is known is older than the poll interval."""
@@ -199,54 +210,84 @@ class Follower:
         """Wait for the first sight of *file*, as long as a caller may wait."""
         self._loader.result(flight, f"live file {file.key.path}")
 
+    def interval_s(self, file: LiveFile) -> float:
+        """Return how long `tail` is not asked again: longer while it fails."""
+        return self._poll_s * 2.0 ** min(max(0, file.failures - 1), MAX_DOUBLINGS)
+
+    def _close(self, key: LiveKey) -> None:
+        with self._lock:
+            self._handles[key] -= 1
+            if self._handles[key]:
+                return
+            del self._handles[key]
+            file = self._open.pop(key)
+            self._files[key] = file
+            if file.ended is not None:
+                del self._files[key]
+        if file.ended is not None:
+            file.ended.close()
+
     def _is_old(self, file: LiveFile) -> bool:
-        return file.spool is None or self._clock() - file.asked_at >= self._poll_s
+        if file.known is None:
+            return True
+        return file.ended is None and self._clock() - file.asked_at >= self._poll_s
 
     def _fetch(self, file: LiveFile) -> None:
-        """Read the whole file and bring its spool up to date; runs once at a time for a file."""
+        """Bring the spool of *file* up to date; runs once at a time for a file."""
         if not self._is_old(file):
             return  # another fetch has ended since the caller looked
         try:
-            stream = self._source.tail(*file.key, deadline_at=self._clock() + TRANSFER_S)
-            try:
-                self._merge(file, stream)
-            finally:
-                stream.close()
+            is_failing = file.failures > 0 and file.known is not None
+            if is_failing and (self._has_ended(file) or self._clock() - file.failed_at < self.interval_s(file)):
+                return
+            self._tailer.update(file.tailed)
+            file.failures = 0
         except RescaleError as error:
-            log.warning("live file %s of run %s of job %s: %s", file.key.path, file.key.run_id, file.key.job_id, error)
+            file.failures += 1
+            file.failed_at = self._clock()
+            if self._has_ended(file):
+                return
+            level = logging.WARNING if file.failures == 1 else logging.INFO
+            key = file.key
+            log.log(level, "live file %s of run %s of job %s: %s", key.path, key.run_id, key.job_id, error)
             raise
         finally:
             file.asked_at = self._clock()
 
-    def _merge(self, file: LiveFile, stream: TailStream) -> None:
-        spool = file.spool
-        if spool is None:
-            spool = Spool(self._spool_directory())
-        buffer = memoryview(bytearray(_COMPARE_BYTES))
-        offset = 0
-        while count := stream.readinto(buffer):
-            data = buffer[:count]
-            if offset < spool.size:
-                same = spool.starts_like(offset, data)
-                if offset + same < min(spool.size, offset + count):
-                    spool = self._replaced(file, spool, offset + same)
-                offset += same
-                data = data[same:]
-            if data:
-                spool.append(data)
-                if spool is file.spool:  # seen at once, whatever becomes of the rest
-                    file.changed_ns = self._wall_clock_ns()
-            offset += len(data)
-        if offset < spool.size:
-            spool = self._replaced(file, spool, offset)
-        if spool is not file.spool:
-            file.changed_ns = self._wall_clock_ns()
-            file.spool = spool
+    def _has_ended(self, file: LiveFile) -> bool:
+        """Let the final file take the place of a file that can be read no more, if it is there."""
+        spool = file.tailed.spool
+        if spool is None or not self.is_followed(file.key):
+            return False
+        final = None
+        try:
+            final = self._successor(file.key)
+            if final is None:
+                return False
+            is_continued = self._begins_with(final, spool)
+        except RescaleError as error:
+            log.info("the final file of %s cannot be read yet: %s", file.key.path, error)
+            if final is not None:
+                final.close()
+            return False
+        with self._lock:
+            is_open = file.key in self._open
+            if is_open:
+                file.ended = _Ended(final, spool if is_continued else None)
+        if not is_open:  # everybody has left meanwhile
+            final.close()
+            return False
+        file.tailed.spool = None
+        file.tailed.changed_ns = self._wall_clock_ns()
+        if not is_continued:
+            self._tailer.count_replaced(file.tailed)
+        log.info("live file %s goes on as the final one", file.key.path)
+        return True
 
-    def _replaced(self, file: LiveFile, old: Spool, same: int) -> Spool:
-        """Begin a new generation that shares the first *same* bytes with the old one."""
-        log.info("live file %s was truncated or replaced; starting over", file.key.path)
-        new = Spool(self._spool_directory())
-        for offset in range(0, same, _COMPARE_BYTES):
-            new.append(memoryview(old.read(offset, min(_COMPARE_BYTES, same - offset))))
-        return new
+    def _begins_with(self, final: Final, spool: Spool) -> bool:
+        deadline_at = self._clock() + TRANSFER_S
+        for offset in range(0, spool.size, PIECE_BYTES):
+            remaining_s(deadline_at, f"the final file of {spool.size} bytes", self._clock)
+            if final.read(offset, PIECE_BYTES)[: spool.size - offset] != spool.read(offset, PIECE_BYTES):
+                return False
+        return True

@@ -125,12 +125,14 @@ class Status:
 
     text: str
     date_ns: int
+    reason: str = ""
 
     @classmethod
     def from_api(cls, item: object) -> Status:
         """Make a status from a row of the history."""
         row = _mapping(item)
-        return cls(_text(row, "status", ""), parse_time_ns(row.get("statusDate")) or 0)
+        date_ns = parse_time_ns(row.get("statusDate")) or 0
+        return cls(_text(row, "status", ""), date_ns, _text(row, "statusReason", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,10 @@ class Run:
         )
 
 
+# The API's type of a snapshot archive among the output files (Rescale's user API notebook, 2023).
+_SNAPSHOT_TYPE = 12
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
     """One output file as a listing row describes it. `digest` is the strongest whole-file checksum known.
@@ -190,6 +196,11 @@ class RemoteFile:
     is_deleted: bool
     digest: Digest | None
     run_id: str | None = None
+
+    @property
+    def is_snapshot(self) -> bool:
+        """True for the archive of a snapshot."""
+        return self.type_id == _SNAPSHOT_TYPE
 
     @classmethod
     def from_api(cls, item: object) -> RemoteFile:

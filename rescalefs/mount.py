@@ -27,6 +27,8 @@ from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
 from rescalefs.control import Controls
 from rescalefs.credentials import Account
+from rescalefs.ending import successor
+from rescalefs.events import Events
 from rescalefs.follow import Follower
 from rescalefs.loader import Loader
 from rescalefs.namespace import Namespace, Rooms
@@ -56,7 +58,14 @@ class Mount:
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
-        self.catalog = Catalog(self._client, self._loader, deadline_s=deadline_s)
+        events = Events()
+        self.catalog = Catalog(
+            self._client,
+            self._loader,
+            deadline_s=deadline_s,
+            followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
+            seen=events.seen,
+        )
         self._engine = ContentEngine(
             DiskCache(settings.cache_directory, settings.cache_bytes),
             self._client,
@@ -64,8 +73,13 @@ class Mount:
             deadline_s=settings.data_deadline_s,
             is_verified_first=settings.is_verified_first,
         )
-        self._follower = Follower(self._client, self._live_loader, lambda: settings.cache_directory)
-        controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s)
+        self._follower = Follower(
+            self._client,
+            self._live_loader,
+            lambda: settings.cache_directory,
+            successor=successor(self.catalog, self._engine),
+        )
+        controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s, record=events.add)
         self._ahead = FilesAhead(self._engine)
         rooms = Rooms(
             self.catalog,
@@ -73,6 +87,7 @@ class Mount:
             self._ahead,
             self._follower,
             controls,
+            events,
             settings.is_read_only,
             time.time_ns(),
             self._stats,
@@ -99,7 +114,12 @@ class Mount:
 
     def _stats(self) -> Mapping[str, object]:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}
-        return {**requests, "throttled_s": round(self._transport.throttled_s, 1), **self._engine.stats()}
+        return {
+            **requests,
+            "throttled_s": round(self._transport.throttled_s, 1),
+            **self._engine.stats(),
+            **self._follower.stats(),
+        }
 
 
 def serve(settings: Settings, account: Account, owner: str, binding: Binding, on_ready: Callable[[], None]) -> None:

@@ -2,7 +2,7 @@
 
     /jobs/<id>/runs/<n>/<relativePath>     outputs, and `stop` and `snapshot` while the run is live
     /jobs/<id>/runs/latest -> <n>
-    /jobs/<id>/runs/<n>/.rescale/          run.json status files.json refresh stop snapshot
+    /jobs/<id>/runs/<n>/.rescale/          run.json status files.json events refresh stop snapshot
     /jobs/<id>/.rescale/                   job.json status refresh
     /.rescale/                             version status stats config refresh
 
@@ -12,23 +12,28 @@ The only module that knows this shape; a new file in it is one line in one of th
 
 from __future__ import annotations
 
+import contextlib
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from rescalefs import __version__, generated
 from rescalefs.ahead import FilesAhead
 from rescalefs.catalog import Catalog, RunState, RunView
 from rescalefs.content.engine import ContentEngine
 from rescalefs.control import ActKey, Controls
-from rescalefs.errors import NotADirectory, NotFound
-from rescalefs.follow import Follower, LiveKey
+from rescalefs.errors import NotADirectory, NotFound, RescaleError
+from rescalefs.events import Events
+from rescalefs.follow import Follower
 from rescalefs.models import RemoteFile
 from rescalefs.nodes import (
     Directory,
+    EndingOutput,
     Entry,
     Fixed,
+    Growing,
     Link,
     LiveOutput,
     Node,
@@ -39,6 +44,7 @@ from rescalefs.nodes import (
     output_attributes,
     refresh_file,
 )
+from rescalefs.tailing import LiveKey
 from rescalefs.tree import RESERVED, Branch, Leaf, LivePath
 
 ACTS = ("stop", "snapshot")
@@ -55,6 +61,7 @@ class Rooms:
     ahead: FilesAhead
     follower: Follower
     controls: Controls
+    events: Events
     is_read_only: bool
     started_ns: int
     stats: Callable[[], Mapping[str, object]]
@@ -212,13 +219,17 @@ class _Outputs(Directory):
 
     def _node(self, name: str, leaf: Leaf | Branch) -> Node:
         view, names = self._view, (*self._names, name)
-        if isinstance(leaf, RemoteFile):
-            file = leaf
-            opened = lambda: self._rooms.ahead.opened(self._branches, names, file)  # noqa: E731
-            return OutputFile(file, self._rooms.engine, view.job_id, view.run.id, opened)
+        if isinstance(leaf, Branch):
+            return _Outputs(self._rooms, view, (*self._branches, leaf), names)
+        key, follower = LiveKey(view.job_id, view.run.id, leaf.path), self._rooms.follower
         if isinstance(leaf, LivePath):
-            return LiveOutput(LiveKey(view.job_id, view.run.id, leaf.path), self._rooms.follower)
-        return _Outputs(self._rooms, view, (*self._branches, leaf), names)
+            return LiveOutput(key, follower)
+        opened = partial(self._rooms.ahead.opened, self._branches, names, leaf)
+        may_change = view.state is not RunState.FINAL
+        output = OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id, opened, may_change=may_change)
+        if may_change and follower.is_followed(key):
+            return EndingOutput(key, follower, output, is_uploaded=leaf.is_uploaded)
+        return output
 
 
 class _Run(Directory):
@@ -267,6 +278,11 @@ class _Run(Directory):
         def state() -> str:
             return catalog.state(job_id, run_id).value
 
+        def events() -> tuple[bytes, int]:
+            with contextlib.suppress(RescaleError):  # what was seen is true, whether or not more can be seen now
+                catalog.view(job_id, run_id)
+            return self._rooms.events.text(job_id, run_id)
+
         texts = {
             "run.json": lambda: generated.run_json(catalog.run(job_id, run_id), state()),
             "status": lambda: generated.word(state()),
@@ -275,6 +291,7 @@ class _Run(Directory):
         return Fixed(
             {
                 **{name: _text(render, self.modified_ns) for name, render in texts.items()},
+                "events": lambda: Growing(events, self.modified_ns),
                 "refresh": lambda: refresh_file(lambda: catalog.refresh(job_id, run_id), self.modified_ns),
                 **{act: lambda act=act: self._act(act) for act in ACTS},  # type: ignore[misc]
             },

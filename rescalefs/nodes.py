@@ -14,8 +14,9 @@ from typing import NamedTuple, Protocol
 from rescalefs.content.engine import ContentEngine, ContentHandle
 from rescalefs.control import ActKey, Controls, check_payload
 from rescalefs.errors import NotFound, NotUploaded, ReadOnly
-from rescalefs.follow import Follower, LiveHandle, LiveKey
+from rescalefs.follow import Follower, LiveHandle
 from rescalefs.models import RemoteFile
+from rescalefs.tailing import LiveKey
 
 
 class Attributes(NamedTuple):
@@ -200,6 +201,36 @@ class Text(File):
         return _TextHandle(self._render())
 
 
+class _GrowingHandle(_BytesHandle):
+    def __init__(self, text: Callable[[], bytes]) -> None:
+        self._text = text
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._text()[offset : offset + size]
+
+
+class Growing(File):
+    """A generated file whose text is only ever added to, and can be followed.
+
+    *look* returns the text as it is now and when it was added to last, 0 for never.
+    """
+
+    def __init__(self, look: Callable[[], tuple[bytes, int]], modified_ns: int) -> None:
+        self._look = look
+        self._modified_ns = modified_ns
+
+    def attributes(self) -> Attributes:
+        """The size and time of this moment."""
+        text, changed_ns = self._look()
+        return Attributes(stat.S_IFREG | 0o444, len(text), changed_ns or self._modified_ns)
+
+    def open(self, is_writing: bool) -> Handle:
+        """Open it; each read sees what was added."""
+        if is_writing:
+            raise ReadOnly("this file is generated")
+        return _GrowingHandle(lambda: self._look()[0])
+
+
 class _CommandHandle(_TextHandle):
     def __init__(self, text: bytes, command: Callable[[bytes], None]) -> None:
         super().__init__(text)
@@ -263,10 +294,9 @@ def refresh_file(refresh: Callable[[], None], modified_ns: int) -> Command:
 
 
 class _OutputHandle(_ReadHandle):
-    is_direct = False
-
-    def __init__(self, content: ContentHandle) -> None:
+    def __init__(self, content: ContentHandle, *, is_direct: bool) -> None:
         self._content = content
+        self.is_direct = is_direct
         self.identity = content.identity
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
@@ -277,16 +307,28 @@ class _OutputHandle(_ReadHandle):
 
 
 class OutputFile(File):
-    """A file that has been uploaded; its bytes never change."""
+    """A file that has been uploaded; its bytes never change.
+
+    While its run *may_change* the kernel may still know the size of the live file of that name, and would end a read
+    through its page cache there. *opened* is called at each open.
+    """
 
     def __init__(
-        self, file: RemoteFile, engine: ContentEngine, job_id: str, run_id: str, opened: Callable[[], None]
+        self,
+        file: RemoteFile,
+        engine: ContentEngine,
+        job_id: str,
+        run_id: str,
+        opened: Callable[[], None],
+        *,
+        may_change: bool = False,
     ) -> None:
         self._opened = opened
         self._file = file
         self._engine = engine
         self._job_id = job_id
         self._run_id = run_id
+        self._may_change = may_change
 
     def attributes(self) -> Attributes:
         """Size and time are the API's."""
@@ -302,7 +344,7 @@ class OutputFile(File):
             raise ReadOnly("results cannot be changed")
         if not self._file.is_uploaded:
             raise NotUploaded(f"file {self._file.id} ({self._file.path}) is listed, but its upload is not complete")
-        handle = _OutputHandle(self._engine.open(self._file))
+        handle = _OutputHandle(self._engine.open(self._file), is_direct=self._may_change)
         self._opened()
         return handle
 
@@ -324,6 +366,9 @@ class _FollowHandle(_BytesHandle):
 
     def read(self, offset: int, size: int) -> bytes:
         return self._handle.read(offset, size)
+
+    def close(self) -> None:
+        self._handle.close()
 
 
 class LiveOutput(File):
@@ -348,6 +393,23 @@ class LiveOutput(File):
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         """Ids and state."""
         return {"job_id": lambda: self._key.job_id, "run_id": lambda: self._key.run_id, "state": lambda: "live"}
+
+
+class EndingOutput(LiveOutput):
+    """A live file that somebody has open, though its run lists the final one already.
+
+    Until that takes its place for those who follow, stat tells what they are served, so that nothing seems to shrink.
+    Who opens it gets the final file, or what is known until that is uploaded.
+    """
+
+    def __init__(self, key: LiveKey, follower: Follower, final: OutputFile, *, is_uploaded: bool) -> None:
+        super().__init__(key, follower)
+        self._final = final
+        self._is_uploaded = is_uploaded
+
+    def open(self, is_writing: bool) -> Handle:
+        """Open the final file if it is there, the live one else."""
+        return self._final.open(is_writing) if self._is_uploaded else super().open(is_writing)
 
 
 def directory_attributes(modified_ns: int) -> Attributes:

@@ -27,6 +27,7 @@ class Transfer:
     def __init__(self, response: requests.Response, start: int, total: int | None, what: str) -> None:
         self.start = start
         self.total = total
+        self.media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         self._response = response
         self._raw: HTTPResponse = response.raw
         self._what = what

@@ -43,6 +43,8 @@ CONNECT_S = 10.0
 SILENCE_S = 20.0
 MAX_REDIRECTS = 4
 _READ_BYTES = 64 * 1024
+# How long a server that throttles is left alone when it does not say.
+_LEFT_ALONE_S = 1.0
 
 # What urllib3 is asked to judge: which answers are worth another try, and how long to wait before it.
 _RETRY = Retry(
@@ -135,6 +137,7 @@ class Transport:
         *,
         start: int = 0,
         end: int | None = None,
+        is_retried: bool = True,
     ) -> Transfer:
         """Begin to GET bytes [start, end) of a resource, to its end if *end* is None.
 
@@ -153,7 +156,7 @@ class Transport:
                 response.close()
                 raise
 
-        return self._get(endpoint, scope, path, deadline_at, headers, begin, _RETRY)
+        return self._get(endpoint, scope, path, deadline_at, headers, begin, _RETRY if is_retried else _ONCE)
 
     def post(self, endpoint: str, scope: str, path: str, deadline_at: float) -> Any:
         """POST once without a body; return the answer's JSON, {} where a success carries none.
@@ -182,7 +185,7 @@ class Transport:
         except TRANSPORT_ERRORS as error:
             raise Unavailable(f"{what}: no answer, so it may or may not have been done: {cause(error)}") from None
         if response.status_code == 429:
-            self._budget.throttled(scope, _retry_after_s(response, 1.0))
+            self._budget.throttled(scope, _retry_after_s(response, _LEFT_ALONE_S))
         if not 200 <= response.status_code < 300:
             raise _error_of(response, what)
         try:
@@ -233,6 +236,8 @@ class Transport:
             except TRANSPORT_ERRORS as error:
                 failure = Unavailable(f"{what}: cannot reach {urlsplit(url).netloc}: {cause(error)}")
             if not retry.total:
+                if status == 429:  # who asks once only makes all others wait, too
+                    self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s)
                 raise failure
             retry = retry.increment("GET", url, response=HTTPResponse(b"", status=status or 599))
             back_off_s = retry.get_backoff_time() if wait_s is None else wait_s

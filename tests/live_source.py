@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rescalefs.emulator.clock import ManualClock
-from rescalefs.errors import Unavailable
-from rescalefs.follow import POLL_S, Follower, LiveHandle, LiveKey
+from rescalefs.errors import Refused, Unavailable
+from rescalefs.follow import Follower, LiveHandle
+from rescalefs.tailing import LiveKey
 from tests.stack import loader
 
 KEY = LiveKey("LiveR", "1", "case/log")
@@ -19,29 +20,46 @@ WAIT_S = 20.0
 
 
 class Source:
-    """Serves one live file from memory, in pieces. Faults: `error` instead of an answer, `cut` after so many bytes."""
+    """Serves one live file from memory, in pieces, from the byte that is asked for if it *has_ranges*.
+
+    Faults: `error` instead of an answer, `range_error` instead of a part, `cut` after so many bytes.
+    """
 
     def __init__(self, data: bytes = b"") -> None:
         self.data = data
         self.tails = 0
+        self.starts: list[int] = []
+        self.bytes_sent = 0
+        self.has_ranges = False
+        self.range_error: Exception | None = None
+        self.opened = 0
         self.closed = 0
         self.piece = 100_000
         self.error: Exception | None = None
         self.cut: int | None = None
         self.gate: threading.Event | None = None  # held, it lets nothing through
 
-    def tail(self, job_id: str, run_id: str, path: str, *, deadline_at: float) -> Stream:
+    def tail(self, job_id: str, run_id: str, path: str, *, start: int, is_retried: bool, deadline_at: float) -> Stream:
         assert (job_id, run_id, path) == KEY
         self.tails += 1
+        self.starts.append(start)
         if self.gate is not None:
             assert self.gate.wait(WAIT_S)
         if self.error is not None:
             raise self.error
-        return Stream(self, self.data, self.cut)
+        if start and self.range_error is not None:
+            raise self.range_error
+        if not self.has_ranges:
+            start = 0
+        if start and start >= len(self.data):
+            raise Refused("not satisfiable", 416)
+        return Stream(self, start, self.data[start:], self.cut)
 
 
 class Stream:
-    def __init__(self, source: Source, data: bytes, cut: int | None) -> None:
+    def __init__(self, source: Source, start: int, data: bytes, cut: int | None) -> None:
+        source.opened += 1
+        self.start = start
         self._source = source
         self._data = data if cut is None else data[:cut]
         self._is_cut = cut is not None
@@ -50,6 +68,7 @@ class Stream:
         if self._is_cut and not self._data:
             raise Unavailable("cut")
         count = min(len(buffer), len(self._data), self._source.piece)
+        self._source.bytes_sent += count
         buffer[:count] = self._data[:count]
         self._data = self._data[count:]
         return count
@@ -75,7 +94,7 @@ class Stack:
 
     def poll(self) -> None:
         """Let what is known become old."""
-        self.clock.advance(POLL_S + 0.001)
+        self.clock.advance(self.follower.interval_s(self.follower.file(KEY)) + 0.001)
 
     def size(self) -> int:
         return self.follower.file(KEY).size()

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rescalefs import tailing
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from rescalefs.errors import DeadlineExceeded, NotFound, Refused, Stale, Unavailable
-from rescalefs.follow import POLL_S, Follower, LiveHandle
+from rescalefs.follow import POLL_S, Follower
+from tests.live_model import CONTENT, OVERLAP, PARTS_FROM, STEPS, Model, Reader
 from tests.live_source import BIG, KEY, WAIT_S, Stack
 from tests.stack import client_of, loader
 
@@ -33,106 +34,42 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 # ---- against the model ----
 
 
-@dataclass
-class Reader:
-    """One handle, and what it was served so far of one generation of the file."""
-
-    handle: LiveHandle
-    generation: int
-    known: dict[int, int] = field(default_factory=dict)
-
-    def read(self, offset: int, size: int) -> bytes | None:
-        """Return what a read gives, None for Stale."""
-        try:
-            return self.handle.read(offset, size)
-        except Stale:
-            return None
+@pytest.fixture
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have parts asked for of files of a few bytes."""
+    monkeypatch.setattr(tailing, "PARTS_FROM_BYTES", PARTS_FROM)
+    monkeypatch.setattr(tailing, "OVERLAP_BYTES", OVERLAP)
 
 
-class Model:
-    """A live file and all that was seen of it: of each generation the longest content, the last one being served."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data  # what the file holds
-        self.failure: int | None = None  # a look fails after so many bytes
-        self.generations = [data]
-        self.looks = 1
-        self.is_old = False
-
-    @property
-    def seen(self) -> bytes:
-        """What is served."""
-        return self.generations[-1]
-
-    @property
-    def generation(self) -> int:
-        """The number of what is served."""
-        return len(self.generations) - 1
-
-    def look(self) -> None:
-        """Look, if what is known is old. What was seen must begin what is there now, or it is another file."""
-        if not self.is_old:
-            return
-        self.is_old = False
-        self.looks += 1
-        came = self.data[: self.failure]
-        if came.startswith(self.seen):
-            self.generations[-1] = came
-        elif self.failure is None:
-            self.generations.append(came)
-
-    def change(self, action: str, value: Any) -> None:
-        """Let the run write."""
-        match action:
-            case "append":
-                self.data += value
-            case "truncate":
-                self.data = self.data[:value]
-            case "replace":
-                self.data = value
-            case "overwrite":
-                self.data = self.data[: len(self.data) // 2] + value
-
-
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("append"), st.binary(min_size=1, max_size=6)),
-        st.tuples(st.just("truncate"), st.integers(0, 20)),
-        st.tuples(st.sampled_from(["replace", "overwrite"]), st.binary(max_size=12)),
-        st.tuples(st.just("read"), st.integers(0, 3), st.integers(0, 24), st.integers(1, 24)),
-        st.tuples(st.just("read from 0"), st.integers(0, 3), st.integers(1, 24)),
-        st.tuples(st.just("fail"), st.integers(0, 20)),
-        st.sampled_from([("open",), ("stat",), ("wait",), ("wait",)]),
-    ),
-    min_size=5,
-    max_size=40,
-)
-
-
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=12), STEPS, st.integers(1, 9))
+@pytest.mark.usefixtures("short_parts")
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(CONTENT, STEPS, st.integers(1, 9), st.booleans())
 def test_every_handle_is_an_honest_growing_file(
-    tmp_path: Path, data: bytes, steps: list[tuple[Any, ...]], piece: int
+    tmp_path: Path, data: bytes, steps: list[tuple[Any, ...]], piece: int, has_ranges: bool
 ) -> None:
     """However a file is written, cut and replaced, and read by anyone at any offset: as the plain model says.
 
     What a handle was served never changes; once the file is another one a read is Stale, and only one at 0 starts over.
     A look that fails loses nothing. Only a stat and a read past what is known look, and only when that is old.
+    Where parts are served, one that agrees in its overlap is believed until the next whole look: what it said wrongly
+    is another file then.
     """
     with ExitStack() as exits:
-        stack, model = Stack(exits, tmp_path), Model(data)
-        stack.source.data, stack.source.piece = data, piece
+        stack, model = Stack(exits, tmp_path), Model(data, has_ranges=has_ranges)
+        stack.source.data, stack.source.piece, stack.source.has_ranges = data, piece, has_ranges
+        began = stack.clock.now()
         readers = [Reader(stack.open(), 0)]
         for step in steps:
             match step:
                 case ("open",):
-                    model.look()
+                    model.look(stack.clock.now() - began)
                     readers.append(Reader(stack.open(), model.generation))
                 case ("stat",):
-                    model.look()
+                    model.look(stack.clock.now() - began)
                     assert stack.size() == len(model.seen)
-                case ("wait",):
+                case ("wait", *more):
                     stack.poll()
+                    stack.clock.advance(sum(more))
                     model.is_old, model.failure, stack.source.cut = True, None, None
                 case ("fail", size):
                     model.failure = stack.source.cut = size
@@ -140,7 +77,7 @@ def test_every_handle_is_an_honest_growing_file(
                     offset, size = place if len(place) == 2 else (0, place[0])
                     reader = readers[who % len(readers)]
                     if offset + size > len(model.generations[reader.generation]):
-                        model.look()
+                        model.look(stack.clock.now() - began)
                     served = reader.read(offset, size)
                     if reader.generation != model.generation:
                         assert (served is None) == (offset != 0)
@@ -152,8 +89,8 @@ def test_every_handle_is_an_honest_growing_file(
                 case (action, value):
                     model.change(action, value)
                     stack.source.data = model.data
-            assert stack.source.tails == model.looks
-        assert stack.source.closed == stack.source.tails
+            assert stack.source.tails == model.requests
+        assert stack.source.closed == stack.source.opened
 
 
 # ---- sizes ----
