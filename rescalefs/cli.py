@@ -1,4 +1,4 @@
-"""The command line: `rescalefs mount`, `umount`, `demo`, `emulator`.
+"""The command line: `rescalefs mount`, `umount`, `refresh`, `demo`, `emulator`.
 
 Every failure is one sentence with its remedy on standard error, and an exit code:
 
@@ -9,7 +9,7 @@ Every failure is one sentence with its remedy on standard error, and an exit cod
     4  Rescale cannot be reached
     5  the mount point cannot be used (missing, not empty, not a directory)
     6  FUSE is missing, or not for this user
-    7  something is mounted there already, or nothing is (umount)
+    7  something is mounted there already, or nothing is (umount, refresh)
     8  the cache directory cannot be used
     9  the emulator's world file has a mistake
 """
@@ -22,7 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import click
@@ -43,6 +43,7 @@ from rescalefs.credentials import Account, CredentialError, find_account
 from rescalefs.demo import demo
 from rescalefs.emulator.command import emulator
 from rescalefs.errors import AccessDenied, NotFound, RescaleError
+from rescalefs.namespace import refresh_path
 from rescalefs.transport import Transport
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -267,6 +268,25 @@ def umount_command(mount_point: Path, lazy: bool) -> None:
         raise Failure(str(error), Exit.MOUNT_POINT) from None
     if not system.wait_until_unmounted(path, _UNMOUNTED_S):
         raise Failure(f"{path} is still mounted", Exit.MOUNT_POINT)
+
+
+@main.command("refresh")
+@click.argument("path", type=click.Path(path_type=Path))
+def refresh_command(path: Path) -> None:
+    """Have a mount ask Rescale again about the run or the job that PATH is in, or about everything.
+
+    \b
+    Example:  rescalefs refresh ~/rescale/jobs/kWdRa
+    """
+    place = Path(os.path.realpath(path))
+    point = system.mount_point_of(place)
+    if point is None:
+        raise Failure(f"{path} is not in a mount of rescalefs", Exit.MOUNTED)
+    control = point / refresh_path(PurePosixPath(place.relative_to(point)))
+    try:
+        control.write_bytes(b"1\n")
+    except OSError as error:
+        raise Failure(f"{control} cannot be written: {error.strerror}", 1) from None
 
 
 main.add_command(demo)

@@ -15,7 +15,7 @@ from rescalefs.content.engine import ContentEngine, ContentHandle
 from rescalefs.control import ActKey, Controls, check_payload
 from rescalefs.errors import NotFound, NotUploaded, ReadOnly
 from rescalefs.follow import Follower, LiveHandle, LiveKey
-from rescalefs.models import RemoteFile
+from rescalefs.models import RemoteFile, time_text
 
 
 class Attributes(NamedTuple):
@@ -59,6 +59,11 @@ class Node(ABC):
     @abstractmethod
     def attributes(self) -> Attributes:
         """Return what stat tells of this node."""
+
+    def entry(self, name: str) -> Entry:
+        """Return the line that a directory has for this node under *name*."""
+        attributes = self.attributes()
+        return Entry(name, stat.S_IFMT(attributes.mode), attributes)
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         """Return what tells the extended attributes `user.rescale.*`, by name without that prefix.
@@ -145,8 +150,7 @@ class Fixed(Directory):
     def entries(self) -> Iterator[Entry]:
         """Return what is listed."""
         for name, make in self._listed.items():
-            attributes = make().attributes()
-            yield Entry(name, stat.S_IFMT(attributes.mode), attributes)
+            yield make().entry(name)
 
 
 class _ReadHandle:
@@ -186,6 +190,14 @@ class Text(File):
         if is_writing:
             raise ReadOnly("this file is generated")
         return _TextHandle(self._render())
+
+
+class Table(Text):
+    """A generated file whose text takes requests; a listing names it without them."""
+
+    def entry(self, name: str) -> Entry:
+        """Leave the size to who asks for it."""
+        return Entry(name, stat.S_IFREG, None)
 
 
 class _CommandHandle(_TextHandle):
@@ -297,6 +309,7 @@ class OutputFile(File):
             "job_id": lambda: self._job_id,
             "run_id": lambda: self._run_id,
             "state": lambda: self._engine.state(self._file),
+            "uploaded": lambda: time_text(self._file.uploaded_ns) or "",
             **({digest.algorithm: digest.value.hex} if digest else {}),
         }
 

@@ -29,7 +29,7 @@ ROWS = [
     {"operations"},
     {"namespace"},
     {"nodes"},
-    {"control", "generated"},
+    {"control", "generated", "tables"},
     {"catalog", "follow", "content"},
     {"tree"},
     {"client"},
