@@ -203,6 +203,19 @@ class Catalog:
         state = self._state(job_id, run)
         return self.view(job_id, run_id).state if state is RunState.SETTLING else state
 
+    def state_as_known(self, job_id: str, run: Run) -> RunState:
+        """Return where a run stands as far as is known without its files; one that ended an hour ago is final."""
+        with self._lock:
+            known = self._known.get(("view", job_id, run.id))
+        if known is not None and known.value.run.completed_ns == run.completed_ns:
+            view: RunView = known.value
+            return view.state
+        state = self._state(job_id, run)
+        if state is not RunState.SETTLING or run.completed_ns is None:
+            return state
+        is_long_over = self._wall_clock() - run.completed_ns / _NS > SETTLED_AFTER_S
+        return RunState.FINAL if is_long_over else RunState.SETTLING
+
     def look_again(self, job_id: str, run_id: str) -> RunState:
         """Forget what is known of a job and ask the API: the look before an act."""
         self.refresh(job_id)

@@ -1,85 +1,37 @@
-"""The command line: `rescalefs mount`, `umount`, `wait`, `demo`, `emulator`.
+"""The command line: `rescalefs mount`, `umount`, `wait`, `refresh`, `demo`, `emulator`.
 
-Every failure is one sentence with its remedy on standard error, and an exit code:
-
-    0  done
-    1  something unforeseen
-    2  the command line itself is wrong
-    3  no API key, or Rescale refused it
-    4  Rescale cannot be reached
-    5  the mount point cannot be used (missing, not empty, not a directory)
-    6  FUSE is missing, or not for this user
-    7  something is mounted there already, or nothing is (umount)
-    8  the cache directory cannot be used
-    9  the emulator's world file has a mistake
-    10  what was waited for has ended, but failed or was stopped (wait)
-    11  there is no such job or run (wait)
-    12  it did not happen in the time that --timeout gave (wait)
+`terminal` lists the exit codes.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
 import os
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import click
 import platformdirs
 
 from rescalefs import __version__, log, mount, system
 from rescalefs.binding import Binding, NoFuse, load
-from rescalefs.budget import Budget
-from rescalefs.catalog import Catalog, Lifetimes
-from rescalefs.client import Client
 from rescalefs.config import (
     DEFAULT_CACHE_SIZE,
-    METADATA_DEADLINE_S,
     Settings,
     parse_mount_options,
     parse_size,
 )
-from rescalefs.credentials import Account, CredentialError, find_account
+from rescalefs.credentials import Account
 from rescalefs.demo import demo
 from rescalefs.emulator.command import emulator
-from rescalefs.errors import AccessDenied, NotFound, RescaleError
-from rescalefs.loader import Loader
-from rescalefs.transport import Transport
-from rescalefs.waiting import Goal, Waiter
+from rescalefs.namespace import refresh_path
+from rescalefs.terminal import Exit, Failure, check_account, leave
+from rescalefs.wait_command import wait_command
 
 F = TypeVar("F", bound=Callable[..., Any])
 # A mount whose process ends cleanly is gone in milliseconds.
 _UNMOUNTED_S = 10.0
-
-
-class Exit(enum.IntEnum):
-    """Exit codes; the module's docstring says what each means."""
-
-    CREDENTIALS = 3
-    UNREACHABLE = 4
-    MOUNT_POINT = 5
-    FUSE = 6
-    MOUNTED = 7
-    CACHE = 8
-    FAILED = 10
-    NO_SUCH = 11
-    TIMEOUT = 12
-
-
-class Failure(click.ClickException):
-    """A sentence for standard error, and the exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.exit_code = int(code)  # type: ignore[misc]  # click declares a class variable, and reads the instance's
-
-    def show(self, file: Any = None) -> None:
-        """Print the sentence after the program's name."""
-        click.echo(f"rescalefs: {self.message}", err=True)
 
 
 class _Commands(click.Group):
@@ -93,30 +45,6 @@ class _Commands(click.Group):
             raise
         except click.ClickException as error:
             raise Failure(error.message, error.exit_code) from error
-
-
-class Progress:
-    """One line on standard error: rewritten on a terminal, a new one for each change elsewhere."""
-
-    def __init__(self, target: str) -> None:
-        self._target = target
-        self._began = time.monotonic()
-        self._said = ""
-        self._is_terminal = sys.stderr.isatty()
-
-    def __call__(self, words: str) -> None:
-        """Say where it stands."""
-        line = f"{self._target}: {words}"
-        if self._is_terminal:
-            click.echo(f"\r\x1b[K{line} ({time.monotonic() - self._began:.0f} s)", err=True, nl=False)
-        elif line != self._said:
-            click.echo(line, err=True)
-        self._said = line
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._is_terminal and self._said:
-            click.echo(err=True)
 
 
 class _Size(click.ParamType[int]):
@@ -206,7 +134,7 @@ def mount_command(
     )
     loaded = _check_fuse(settings, binding)
     _check_cache(settings.cache_directory)
-    account, owner = _check_account(key_file, api_url, profile)
+    account, owner = check_account(key_file, api_url, profile)
     if foreground:
         log.set_up(log_level, None, os.environ)
         _serve(settings, account, owner, loaded, lambda: None)
@@ -230,15 +158,7 @@ def _serve(settings: Settings, account: Account, owner: str, binding: Binding, o
         mount.serve(settings, account, owner, binding, on_ready)
     except NoFuse as error:
         raise Failure(str(error), Exit.FUSE) from None
-    _leave(0)
-
-
-def _leave(code: int) -> NoReturn:
-    """End this process now: threads that wait for a resolver or a server must not hold it."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    leave(0)
 
 
 def _check_fuse(settings: Settings, binding: str) -> Binding:
@@ -265,27 +185,6 @@ def _check_cache(directory: Path) -> None:
         raise Failure(f"the cache directory {directory} cannot be used: {error.strerror}", Exit.CACHE) from None
     if not usable:
         raise Failure(f"you may not write to the cache directory {directory}: choose one with --cache-dir", Exit.CACHE)
-
-
-def _check_account(key_file: Path | None, api_url: str | None, profile: str | None) -> tuple[Account, str]:
-    """Find key and origin, and ask Rescale whose key it is."""
-    try:
-        account = find_account(os.environ, Path.home(), key_file=key_file, api_url=api_url, profile=profile)
-    except CredentialError as error:
-        raise Failure(str(error), Exit.CREDENTIALS) from None
-    client = Client(Transport(account.origin, account.key, Budget()))
-    try:
-        return account, client.whoami(time.monotonic() + METADATA_DEADLINE_S)
-    except AccessDenied as error:
-        raise Failure(
-            f"{account.origin} refused the key from {account.key.source}: make one under Settings > API there, "
-            f"and check that it is of this platform ({error})",
-            Exit.CREDENTIALS,
-        ) from None
-    except NotFound:
-        raise Failure(f"{account.origin} is no Rescale platform: check --api-url", Exit.UNREACHABLE) from None
-    except RescaleError as error:
-        raise Failure(f"{account.origin} does not answer: check the network ({error})", Exit.UNREACHABLE) from None
 
 
 def _detach() -> None:
@@ -316,84 +215,26 @@ def umount_command(mount_point: Path, lazy: bool) -> None:
         raise Failure(f"{path} is still mounted", Exit.MOUNT_POINT)
 
 
-@main.command("wait")
-@click.argument("target", metavar="JOB[/RUN]")
-@click.option(
-    "--for",
-    "goal",
-    type=click.Choice([goal.value for goal in Goal]),
-    default=Goal.ENDED.value,
-    show_default=True,
-    help="What to wait for: the end of the computation, or all outputs uploaded.",
-)
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds after which to give up.")
-@click.option(
-    "--every",
-    "every_s",
-    type=click.FloatRange(min=1),
-    default=10.0,
-    show_default=True,
-    help="Seconds between looks.",
-)
-@click.option("--key-file", type=click.Path(path_type=Path), help="File with the API key, mode 0600.")
-@click.option("--profile", help="Profile in Rescale's apiconfig file to take key and address from.")
-@click.option("--api-url", help="Address of the platform, such as https://eu.rescale.com.")
-def wait_command(
-    target: str,
-    goal: str,
-    timeout_s: float | None,
-    every_s: float,
-    key_file: Path | None,
-    profile: str | None,
-    api_url: str | None,
-) -> None:
-    """Wait for a job, or for one run of it: exit with 0 if it went well, with 10 if it failed or was stopped.
-
-    No mount is needed. Progress goes to standard error.
+@main.command("refresh")
+@click.argument("path", type=click.Path(path_type=Path))
+def refresh_command(path: Path) -> None:
+    """Have a mount ask Rescale again about the run or the job that PATH is in, or about everything.
 
     \b
-    Example:  rescalefs wait LvGjn --for final && rsync -a ~/rescale/jobs/LvGjn/runs/1/ results/
+    Example:  rescalefs refresh ~/rescale/jobs/kWdRa
     """
-    account, _ = _check_account(key_file, api_url, profile)
-    progress = Progress(target)
+    place = Path(os.path.realpath(path))
+    point = system.mount_point_of(place)
+    if point is None:
+        raise Failure(f"{path} is not in a mount of rescalefs", Exit.MOUNTED)
+    control = point / refresh_path(PurePosixPath(place.relative_to(point)))
     try:
-        words = _wait(account, target, Goal(goal), float("inf") if timeout_s is None else timeout_s, every_s, progress)
-    except Failure as failure:
-        progress.end()
-        failure.show()
-        _leave(failure.exit_code)
-    progress.end()
-    click.echo(f"rescalefs: {target}: {words}", err=True)
-    _leave(0)
+        control.write_bytes(b"1\n")
+    except OSError as error:
+        raise Failure(f"{control} cannot be written: {error.strerror}", 1) from None
 
 
-def _wait(
-    account: Account, target: str, goal: Goal, timeout_s: float, every_s: float, tell: Callable[[str], None]
-) -> str:
-    """Wait; return in a few words how well it went."""
-    job_id, _, run_id = target.partition("/")
-    loader = Loader("wait", 2, METADATA_DEADLINE_S)
-    loader.start()
-    fresh_s = every_s * 0.9  # whatever was known at one look is old at the next
-    catalog = Catalog(
-        Client(Transport(account.origin, account.key, Budget())),
-        loader,
-        deadline_s=METADATA_DEADLINE_S,
-        lifetimes=Lifetimes(jobs_s=fresh_s, status_s=fresh_s, live_s=fresh_s, settling_s=fresh_s),
-    )
-    try:
-        outcome = Waiter(catalog, every_s=every_s, tell=tell).wait(job_id, run_id or None, goal, timeout_s)
-    except NotFound:
-        raise Failure(f"there is no {target}: check the id on the job's web page", Exit.NO_SUCH) from None
-    except AccessDenied as error:
-        raise Failure(f"{account.origin} refuses the key by now ({error})", Exit.CREDENTIALS) from None
-    if outcome is None:
-        raise Failure(f"{target} has not come to its end: wait again, or longer", Exit.TIMEOUT)
-    if not outcome.is_success:
-        raise Failure(f"{target}: {outcome.text}", Exit.FAILED)
-    return outcome.text
-
-
+main.add_command(wait_command)
 main.add_command(demo)
 main.add_command(emulator)
 

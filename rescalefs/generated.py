@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any
 
 from rescalefs.catalog import RunView
-from rescalefs.models import Job, RemoteFile, Run
-
-_NS = 1_000_000_000
+from rescalefs.models import Job, RemoteFile, Run, time_text
 
 
 def word(status: str) -> bytes:
@@ -28,7 +25,7 @@ def job_json(job: Job, status: str) -> bytes:
             "id": job.id,
             "name": job.name,
             "owner": job.owner,
-            "dateInserted": _time(job.created_ns),
+            "dateInserted": time_text(job.created_ns),
             "status": status,
             "analysisNames": list(job.analyses),
         }
@@ -41,8 +38,8 @@ def run_json(run: Run, state: str) -> bytes:
         {
             "id": run.id,
             "state": state,
-            "dateStarted": _time(run.started_ns),
-            "dateCompleted": _time(run.completed_ns),
+            "dateStarted": time_text(run.started_ns),
+            "dateCompleted": time_text(run.completed_ns),
             "displayOrder": run.order,
             "outputFileCount": run.output_count,
             "outputFileSize": run.output_bytes,
@@ -61,7 +58,7 @@ def _file(file: RemoteFile) -> dict[str, Any]:
         "id": file.id,
         "relativePath": file.path,
         "decryptedSize": file.size,
-        "dateUploaded": _time(file.uploaded_ns),
+        "dateUploaded": time_text(file.uploaded_ns),
         "typeId": file.type_id,
         "isUploaded": file.is_uploaded,
     }
@@ -77,12 +74,3 @@ def table(values: Mapping[str, object]) -> bytes:
 
 def _json(value: object) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
-
-
-def _time(time_ns: int | None) -> str | None:
-    """Return an ISO time with the precision that was given, None where there is no time."""
-    if time_ns is None:
-        return None
-    seconds, fraction = divmod(time_ns, _NS)
-    text = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"

@@ -50,6 +50,15 @@ def parse_time_ns(text: object) -> int | None:
     return seconds * 10**9 + int((fraction or "").ljust(9, "0"))
 
 
+def time_text(time_ns: int | None) -> str | None:
+    """Return an ISO 8601 time with the precision that was given, None where there is no time."""
+    if time_ns is None:
+        return None
+    seconds, fraction = divmod(time_ns, 10**9)
+    text = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
+
+
 def _text(item: Mapping[str, Any], key: str, default: str | None = None) -> str:
     value = item.get(key, default)
     if value is None:
@@ -79,6 +88,12 @@ def _list(item: Mapping[str, Any], key: str) -> list[Any]:
     if not isinstance(value, list):
         raise Corrupt(f"the API sent {type(value).__name__} as {key}, a list was expected")
     return value
+
+
+def _value(item: Mapping[str, Any]) -> str:
+    """Return the value of a variable, a number or a text or absent, as text."""
+    value = item.get("value")
+    return "" if value is None else str(value)
 
 
 def _mapping(item: object) -> Mapping[str, Any]:
@@ -172,7 +187,7 @@ class Run:
             order=_count(row, "displayOrder") or 0,
             output_count=_count(row, "outputFileCount"),
             output_bytes=_count(row, "outputFileSize"),
-            variables=tuple(Variable(_text(each, "name"), str(each.get("value", ""))) for each in variables),
+            variables=tuple(Variable(_text(each, "name"), _value(each)) for each in variables),
         )
 
 

@@ -3,7 +3,7 @@
 | in the API                              | in the mount                         |
 | --------------------------------------- | ------------------------------------ |
 | any text that is a file name            | itself                               |
-| a NUL, half a surrogate pair            | `%XX` for each of its bytes          |
+| a NUL, half a surrogate pair, a `/` in the name of a job | `%XX` for each of its bytes |
 | `%` in a segment that had to be escaped, or that already looks escaped | `%25` |
 | `.` and `..`                            | `%2E`, `%2E%2E`                      |
 | an empty segment (`a//b`, `/a`)         | `%2F`                                |
@@ -19,12 +19,12 @@ import re
 
 MAX_NAME_BYTES = 255  # NAME_MAX of Linux
 _LOOKS_ESCAPED = re.compile(r"%[0-9A-Fa-f]{2}")
-_CANNOT_STAND = re.compile("[\0\ud800-\udfff]")
+_CANNOT_STAND = re.compile("[\0/\ud800-\udfff]")
 _WHOLE = {"": "%2F", ".": "%2E", "..": "%2E%2E"}
 
 
 def escape(segment: str) -> str:
-    """Return the name under which one segment of a path (without "/") is shown, however long."""
+    """Return the name under which a job's name, or one segment of a path, is shown, however long."""
     if segment in _WHOLE:
         return _WHOLE[segment]
     if _CANNOT_STAND.search(segment) or _LOOKS_ESCAPED.search(segment):

@@ -1,5 +1,8 @@
 """Which node stands at a path: the shape of the mount.
 
+    /jobs.csv                              one line a job
+    /by-name/<job name>~<id> -> ../jobs/<id>
+    /jobs/<id>/runs.csv                    one line a run
     /jobs/<id>/runs/<n>/<relativePath>     outputs, and `stop` and `snapshot` while the run is live
     /jobs/<id>/runs/latest -> <n>
     /jobs/<id>/runs/<n>/.rescale/          run.json status files.json events refresh stop snapshot
@@ -18,8 +21,9 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePosixPath
 
-from rescalefs import __version__, generated
+from rescalefs import __version__, generated, tables
 from rescalefs.ahead import FilesAhead
 from rescalefs.catalog import Catalog, RunState, RunView
 from rescalefs.content.engine import ContentEngine
@@ -27,23 +31,22 @@ from rescalefs.control import ActKey, Controls
 from rescalefs.errors import NotADirectory, NotFound, RescaleError
 from rescalefs.events import Events
 from rescalefs.follow import Follower
-from rescalefs.models import RemoteFile
+from rescalefs.models import Job, RemoteFile
+from rescalefs.names import escape, with_id
 from rescalefs.nodes import (
     Directory,
-    EndingOutput,
     Entry,
     Fixed,
     Growing,
     Link,
-    LiveOutput,
     Node,
-    OutputFile,
+    Table,
     Text,
     act_file,
     directory_attributes,
-    output_attributes,
     refresh_file,
 )
+from rescalefs.outputs import EndingOutput, LiveOutput, OutputFile, output_attributes
 from rescalefs.tailing import LiveKey
 from rescalefs.tree import RESERVED, Branch, Leaf, LivePath
 
@@ -106,7 +109,25 @@ def _root(rooms: Rooms) -> Directory:
             modified_ns=rooms.started_ns,
         )
 
-    return Fixed({"jobs": lambda: _Jobs(rooms)}, {RESERVED: own}, rooms.started_ns)
+    catalog, started_ns = rooms.catalog, rooms.started_ns
+    listed: dict[str, Callable[[], Node]] = {
+        "jobs": lambda: _Jobs(rooms),
+        "jobs.csv": lambda: Table(lambda: tables.jobs_csv(catalog.jobs().values()), started_ns),
+        "by-name": lambda: _ByName(rooms),
+    }
+    return Fixed(listed, {RESERVED: own}, started_ns)
+
+
+def refresh_path(path: PurePosixPath) -> PurePosixPath:
+    """Return the control file that refreshes what is at *path*, both relative to the mount point: run, job or all."""
+    match path.parts:
+        case ("jobs", job_id, "runs", run_id, *_):
+            level = PurePosixPath("jobs", job_id, "runs", run_id)
+        case ("jobs", job_id, *_):
+            level = PurePosixPath("jobs", job_id)
+        case _:
+            level = PurePosixPath()
+    return level / RESERVED / "refresh"
 
 
 def _text(render: Callable[[], bytes], modified_ns: int) -> Callable[[], Node]:
@@ -132,17 +153,57 @@ class _Jobs(Directory):
                 yield Entry(job.id, stat.S_IFDIR, directory_attributes(job.created_ns))
 
 
+class _ByName(Directory):
+    """A link to each job under its name; the id after it keeps jobs of one name apart."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self.modified_ns = rooms.started_ns
+
+    def child(self, name: str) -> Node:
+        _, mark, job_id = name.rpartition("~")
+        if not mark or not _JOB_ID.fullmatch(job_id):
+            raise NotFound(f"no job can be called {name!r}")
+        job = self._rooms.catalog.job(job_id)
+        if name != _shown_name(job):
+            raise NotFound(f"job {job_id} has another name")
+        return _job_link(job)
+
+    def entries(self) -> Iterator[Entry]:
+        for job in self._rooms.catalog.jobs().values():
+            if _JOB_ID.fullmatch(job.id):
+                yield _job_link(job).entry(_shown_name(job))
+
+
+def _shown_name(job: Job) -> str:
+    return with_id(escape(job.name) if job.name else "", job.id)
+
+
+def _job_link(job: Job) -> Link:
+    return Link(f"../jobs/{job.id}", job.created_ns)
+
+
 class _Job(Fixed):
     """One job; its name and status are extended attributes."""
 
     def __init__(self, rooms: Rooms, job_id: str, created_ns: int, own: Callable[[], Node]) -> None:
-        super().__init__({"runs": lambda: _Runs(rooms, job_id, created_ns)}, {RESERVED: own}, created_ns)
+        catalog = rooms.catalog
+        listed: dict[str, Callable[[], Node]] = {
+            "runs": lambda: _Runs(rooms, job_id, created_ns),
+            "runs.csv": lambda: Table(lambda: _runs_csv(catalog, job_id), created_ns),
+        }
+        super().__init__(listed, {RESERVED: own}, created_ns)
         self._rooms = rooms
         self._job_id = job_id
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         catalog = self._rooms.catalog
         return {"name": lambda: catalog.job(self._job_id).name, "status": lambda: catalog.status(self._job_id)}
+
+
+def _runs_csv(catalog: Catalog, job_id: str) -> bytes:
+    runs = list(catalog.runs(job_id).values())
+    return tables.runs_csv(runs, lambda run: catalog.state_as_known(job_id, run).value)
 
 
 def _job(rooms: Rooms, job_id: str, created_ns: int) -> Directory:

@@ -11,12 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
-from rescalefs.content.engine import ContentEngine, ContentHandle
 from rescalefs.control import ActKey, Controls, check_payload
-from rescalefs.errors import NotFound, NotUploaded, ReadOnly
-from rescalefs.follow import Follower, LiveHandle
-from rescalefs.models import RemoteFile
-from rescalefs.tailing import LiveKey
+from rescalefs.errors import NotFound, ReadOnly
 
 
 class Attributes(NamedTuple):
@@ -60,6 +56,11 @@ class Node(ABC):
     @abstractmethod
     def attributes(self) -> Attributes:
         """Return what stat tells of this node."""
+
+    def entry(self, name: str) -> Entry:
+        """Return the line that a directory has for this node under *name*."""
+        attributes = self.attributes()
+        return Entry(name, stat.S_IFMT(attributes.mode), attributes)
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         """Return what tells the extended attributes `user.rescale.*`, by name without that prefix.
@@ -146,36 +147,42 @@ class Fixed(Directory):
     def entries(self) -> Iterator[Entry]:
         """Return what is listed."""
         for name, make in self._listed.items():
-            attributes = make().attributes()
-            yield Entry(name, stat.S_IFMT(attributes.mode), attributes)
+            yield make().entry(name)
 
 
-class _ReadHandle:
+class ReadHandle:
     """What reading handles share: a write is refused."""
 
     is_direct = True
     identity: str | None = None
 
     def write(self, data: bytes) -> None:
+        """Refuse.
+
+        Raises:
+            ReadOnly: always.
+        """
         raise ReadOnly("results cannot be changed")
 
     def close(self) -> None:
-        pass
+        """Let go of nothing."""
 
 
-class _BytesHandle(_ReadHandle):
+class BytesHandle(ReadHandle):
     """A handle that has its bytes as such, and copies them into the buffer."""
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
+        """Fill *buffer* with the bytes from *offset* on and return how many they are, fewer at the end only."""
         data = self.read(offset, len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def read(self, offset: int, size: int) -> bytes:
+        """Return bytes [offset, offset + size), fewer at the end only."""
         raise NotImplementedError
 
 
-class _TextHandle(_BytesHandle):
+class _TextHandle(BytesHandle):
     def __init__(self, text: bytes) -> None:
         self._text = text
 
@@ -201,7 +208,7 @@ class Text(File):
         return _TextHandle(self._render())
 
 
-class _GrowingHandle(_BytesHandle):
+class _GrowingHandle(BytesHandle):
     def __init__(self, text: Callable[[], bytes]) -> None:
         self._text = text
 
@@ -229,6 +236,14 @@ class Growing(File):
         if is_writing:
             raise ReadOnly("this file is generated")
         return _GrowingHandle(lambda: self._look()[0])
+
+
+class Table(Text):
+    """A generated file whose text takes requests; a listing names it without them."""
+
+    def entry(self, name: str) -> Entry:
+        """Leave the size to who asks for it."""
+        return Entry(name, stat.S_IFREG, None)
 
 
 class _CommandHandle(_TextHandle):
@@ -293,130 +308,6 @@ def refresh_file(refresh: Callable[[], None], modified_ns: int) -> Command:
     return Command(command, lambda: b"write 1 to ask Rescale again\n", modified_ns, is_read_only=False)
 
 
-class _OutputHandle(_ReadHandle):
-    def __init__(self, content: ContentHandle, *, is_direct: bool) -> None:
-        self._content = content
-        self.is_direct = is_direct
-        self.identity = content.identity
-
-    def readinto(self, offset: int, buffer: memoryview) -> int:
-        return self._content.readinto(offset, buffer)
-
-    def close(self) -> None:
-        self._content.close()
-
-
-class OutputFile(File):
-    """A file that has been uploaded; its bytes never change.
-
-    While its run *may_change* the kernel may still know the size of the live file of that name, and would end a read
-    through its page cache there. *opened* is called at each open.
-    """
-
-    def __init__(
-        self,
-        file: RemoteFile,
-        engine: ContentEngine,
-        job_id: str,
-        run_id: str,
-        opened: Callable[[], None],
-        *,
-        may_change: bool = False,
-    ) -> None:
-        self._opened = opened
-        self._file = file
-        self._engine = engine
-        self._job_id = job_id
-        self._run_id = run_id
-        self._may_change = may_change
-
-    def attributes(self) -> Attributes:
-        """Size and time are the API's."""
-        return output_attributes(self._file, self._engine)
-
-    def open(self, is_writing: bool) -> Handle:
-        """Open the file without asking for a byte.
-
-        Raises:
-            NotUploaded: the API lists it, but does not have it yet.
-        """
-        if is_writing:
-            raise ReadOnly("results cannot be changed")
-        if not self._file.is_uploaded:
-            raise NotUploaded(f"file {self._file.id} ({self._file.path}) is listed, but its upload is not complete")
-        handle = _OutputHandle(self._engine.open(self._file), is_direct=self._may_change)
-        self._opened()
-        return handle
-
-    def xattrs(self) -> Mapping[str, Callable[[], str]]:
-        """Ids, checksum, and how much of it is here."""
-        digest = self._file.digest
-        return {
-            "file_id": lambda: self._file.id,
-            "job_id": lambda: self._job_id,
-            "run_id": lambda: self._run_id,
-            "state": lambda: self._engine.state(self._file),
-            **({digest.algorithm: digest.value.hex} if digest else {}),
-        }
-
-
-class _FollowHandle(_BytesHandle):
-    def __init__(self, handle: LiveHandle) -> None:
-        self._handle = handle
-
-    def read(self, offset: int, size: int) -> bytes:
-        return self._handle.read(offset, size)
-
-    def close(self) -> None:
-        self._handle.close()
-
-
-class LiveOutput(File):
-    """A file of a live run; it may grow while it is open."""
-
-    def __init__(self, key: LiveKey, follower: Follower) -> None:
-        self._key = key
-        self._follower = follower
-
-    def attributes(self) -> Attributes:
-        """The size that the file was last seen with; the time is when it was last seen to change."""
-        file = self._follower.file(self._key)
-        size = file.size()
-        return Attributes(stat.S_IFREG | 0o444, size, file.changed_ns)
-
-    def open(self, is_writing: bool) -> Handle:
-        """Open the file, fetching it if it was never seen."""
-        if is_writing:
-            raise ReadOnly("results cannot be changed")
-        return _FollowHandle(self._follower.open(self._key))
-
-    def xattrs(self) -> Mapping[str, Callable[[], str]]:
-        """Ids and state."""
-        return {"job_id": lambda: self._key.job_id, "run_id": lambda: self._key.run_id, "state": lambda: "live"}
-
-
-class EndingOutput(LiveOutput):
-    """A live file that somebody has open, though its run lists the final one already.
-
-    Until that takes its place for those who follow, stat tells what they are served, so that nothing seems to shrink.
-    Who opens it gets the final file, or what is known until that is uploaded.
-    """
-
-    def __init__(self, key: LiveKey, follower: Follower, final: OutputFile, *, is_uploaded: bool) -> None:
-        super().__init__(key, follower)
-        self._final = final
-        self._is_uploaded = is_uploaded
-
-    def open(self, is_writing: bool) -> Handle:
-        """Open the final file if it is there, the live one else."""
-        return self._final.open(is_writing) if self._is_uploaded else super().open(is_writing)
-
-
 def directory_attributes(modified_ns: int) -> Attributes:
     """Return the attributes of every directory in the mount."""
     return Attributes(stat.S_IFDIR | 0o555, 0, modified_ns)
-
-
-def output_attributes(file: RemoteFile, engine: ContentEngine) -> Attributes:
-    """Return the attributes of an uploaded file."""
-    return Attributes(stat.S_IFREG | 0o444, engine.size(file), file.uploaded_ns)

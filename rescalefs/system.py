@@ -54,6 +54,12 @@ def mounted_type(mount_point: Path) -> str | None:
     return found[-1] if found else None
 
 
+def mount_point_of(path: Path) -> Path | None:
+    """Return the mount of rescalefs that an absolute *path* is in, None if it is in none."""
+    points = [entry.mount_point for entry in mounts() if entry.type == FILE_SYSTEM_TYPE]
+    return next((place for place in (path, *path.parents) if place in points), None)
+
+
 def check_fuse() -> None:
     """Make sure that this user can mount FUSE file systems.
 

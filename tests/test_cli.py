@@ -60,7 +60,7 @@ def access(emulator: Emulator, **more: str) -> dict[str, str]:
 def test_help_of_every_command_shows_an_example(home: Path) -> None:
     """Each command's --help has a line to copy."""
     listed = rescalefs(home, "--help").stdout
-    for command in ("mount", "umount", "wait", "demo", "emulator"):
+    for command in ("mount", "umount", "wait", "refresh", "demo", "emulator"):
         assert command in listed
         assert "rescalefs " in rescalefs(home, command, "--help").stdout.split("Usage:")[1].split("\n", 1)[1]
 
@@ -170,7 +170,7 @@ def test_a_mount_in_the_background(home: Path, emulator: Emulator, world: World,
     done = rescalefs(home, *args, **access(emulator))
     try:
         assert done.returncode == 0, done.stderr
-        assert os.listdir(point) == ["jobs"]
+        assert sorted(os.listdir(point)) == ["by-name", "jobs", "jobs.csv"]
         assert os.listdir(point / "jobs") == ["AbCdE"]
         assert failure(rescalefs(home, *args, **access(emulator)))[0] == 7
     finally:

@@ -1,0 +1,92 @@
+"""What the commands share: how failures are said, exit codes, finding the account.
+
+Every failure is one sentence with its remedy on standard error, and an exit code:
+
+    0  done
+    1  something unforeseen
+    2  the command line itself is wrong
+    3  no API key, or Rescale refused it
+    4  Rescale cannot be reached
+    5  the mount point cannot be used (missing, not empty, not a directory)
+    6  FUSE is missing, or not for this user
+    7  something is mounted there already, or nothing is (umount, refresh)
+    8  the cache directory cannot be used
+    9  the emulator's world file has a mistake
+    10  what was waited for has ended, but failed or was stopped (wait)
+    11  there is no such job or run (wait)
+    12  it did not happen in the time that --timeout gave (wait)
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from rescalefs.budget import Budget
+from rescalefs.client import Client
+from rescalefs.config import METADATA_DEADLINE_S
+from rescalefs.credentials import Account, CredentialError, find_account
+from rescalefs.errors import AccessDenied, NotFound, RescaleError
+from rescalefs.transport import Transport
+
+
+class Exit(enum.IntEnum):
+    """Exit codes; the module's docstring says what each means."""
+
+    CREDENTIALS = 3
+    UNREACHABLE = 4
+    MOUNT_POINT = 5
+    FUSE = 6
+    MOUNTED = 7
+    CACHE = 8
+    FAILED = 10
+    NO_SUCH = 11
+    TIMEOUT = 12
+
+
+class Failure(click.ClickException):
+    """A sentence for standard error, and the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = int(code)  # type: ignore[misc]  # click declares a class variable, and reads the instance's
+
+    def show(self, file: Any = None) -> None:
+        """Print the sentence after the program's name."""
+        click.echo(f"rescalefs: {self.message}", err=True)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now: threads that wait for a resolver or a server must not hold it."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def check_account(key_file: Path | None, api_url: str | None, profile: str | None) -> tuple[Account, str]:
+    """Find key and origin, and ask Rescale whose key it is."""
+    try:
+        account = find_account(os.environ, Path.home(), key_file=key_file, api_url=api_url, profile=profile)
+    except CredentialError as error:
+        raise Failure(str(error), Exit.CREDENTIALS) from None
+    client = Client(Transport(account.origin, account.key, Budget()))
+    try:
+        return account, client.whoami(time.monotonic() + METADATA_DEADLINE_S)
+    except AccessDenied as error:
+        raise Failure(
+            f"{account.origin} refused the key from {account.key.source}: make one under Settings > API there, "
+            f"and check that it is of this platform ({error})",
+            Exit.CREDENTIALS,
+        ) from None
+    except NotFound:
+        raise Failure(f"{account.origin} is no Rescale platform: check --api-url", Exit.UNREACHABLE) from None
+    except RescaleError as error:
+        raise Failure(f"{account.origin} does not answer: check the network ({error})", Exit.UNREACHABLE) from None
