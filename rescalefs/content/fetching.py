@@ -16,10 +16,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from rescalefs.content.segment import BLOCK_BYTES
+from rescalefs.content.segment import BLOCK_BYTES, block_sums
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Job, Streams
-from rescalefs.content.verify import Check
+from rescalefs.content.verify import Check, FirstSums
 from rescalefs.content.window import MIB, STEADY_BYTES, Cursor, Pace, Pattern, pieces
 from rescalefs.errors import Corrupt, NotFound, RescaleError, Stale, Unavailable
 from rescalefs.models import RemoteFile
@@ -96,11 +96,20 @@ class Content:
         self.has_all = False  # all blocks were here at some time
         self.users = 0
         self.check: Check | None = None  # of a large file that has a checksum
+        self.first = FirstSums(file.size)
         self._on_verdict = on_verdict
         self.check_anew()
 
+    def note(self, start: int, sums: bytes) -> bool:
+        """Note blocks that have come; False if one is not as it was before. Called with the lock held."""
+        is_same, new_at = self.first.note(start, sums)
+        check = self.check
+        if check is not None and new_at is not None and (new_at < check.at or check.verdict is not None):
+            self.check_anew()  # it was here from before, and nobody knows as what
+        return is_same
+
     def check_anew(self) -> None:
-        """Begin a new checksum: bytes that went into the present one are being replaced."""
+        """Begin a new checksum: bytes that went into the present one are replaced. Called with the lock held."""
         if self.file.digest is not None and not self.is_whole:
             self.check = Check(
                 self.identity, self.size, self.file.digest, lambda *verdict: self._on_verdict(self, *verdict)
@@ -124,6 +133,7 @@ class Fetcher:
         store: Store,
         streams: Streams,
         go_on: Callable[[Check], None],
+        on_change: Callable[[Content, int], None],
         *,
         deadline_s: float,
         clock: Clock = time.monotonic,
@@ -132,6 +142,7 @@ class Fetcher:
         self._store = store
         self._streams = streams
         self._go_on = go_on
+        self._on_change = on_change
         self._deadline_s = deadline_s
         self._clock = clock
         self._pace = Pace()
@@ -167,7 +178,8 @@ class Fetcher:
             cursors = {cursor for pattern in content.patterns for cursor in pattern.cursors}
             for fetch in content.fetches:
                 is_waited = any(wait.start < fetch.end and fetch.position < wait.end for wait in content.waits)
-                fetch.is_unwanted = not is_waited and (not content.users or fetch.cursor not in cursors)
+                if not is_waited and (not content.users or fetch.cursor not in cursors):
+                    fetch.is_unwanted = True  # for good: others may be fetching the same since
             unwanted = [fetch for fetch in content.fetches if fetch.is_unwanted]
         for fetch in unwanted:
             if self._streams.withdraw(fetch.job):
@@ -200,6 +212,8 @@ class Fetcher:
     ) -> tuple[int, list[Fetch]]:
         """Make fetches for the first part of a run of missing bytes; return up to where it is covered, and them."""
         start, end = run
+        if not content.users and start >= urgent_end:
+            return start, []  # closed meanwhile
         for fetch in content.fetches:
             if fetch.start <= start < fetch.end and not fetch.is_unwanted:
                 if start < urgent_end:
@@ -356,9 +370,17 @@ class Fetcher:
     def _deliver(self, content: Content, fetch: Fetch, data: memoryview) -> None:
         """Put whole blocks into the store and wake those whose bytes have come."""
         start, end = fetch.position, fetch.position + len(data)
-        with content.lock:
-            if content.check is not None and start < content.check.at:
-                content.check_anew()  # looked at once, evicted, and now replaced
+        if content.check is not None:
+            sums = block_sums(data)
+            with content.lock:
+                mismatches = content.mismatches
+                is_same = fetch.is_unwanted or content.note(start, sums)
+            if not is_same and content.check.verdict:  # what came before is known to be right: this is not taken
+                raise Unavailable(f"{_name(content)}: the server sends other bytes than before")
+            if not is_same:
+                self._on_change(content, mismatches)
+            if fetch.is_unwanted:
+                return
         self._store.write(content.identity, start, data, content.size)
         with self._lock:
             self.fetched_bytes += len(data)

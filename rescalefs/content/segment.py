@@ -41,8 +41,8 @@ _MARK = b"rfs-seg2"
 _VERIFIED_AT = _HEADER.size  # these blocks were part of a content that matched its checksum
 _VERIFIED = b"verified"  # no damage of a byte makes it
 _SUMS_AT = 128
-_SUM_BYTES = 8
-_NO_SUM = bytes(_SUM_BYTES)
+SUM_BYTES = 8
+NO_SUM = bytes(SUM_BYTES)
 
 # The states of a block.
 MISSING, UNCHECKED, PRESENT = 0, 1, 2
@@ -74,11 +74,11 @@ class Segment:
 
     def look(self) -> None:
         """Learn which blocks another process has written meanwhile."""
-        raw = self._pread(_SUMS_AT + _SUM_BYTES * len(self.blocks), 0)
+        raw = self._pread(_SUMS_AT + SUM_BYTES * len(self.blocks), 0)
         if raw[: len(self._header)] != self._header:
             return  # new, or being made by another process
-        for block, at in enumerate(range(_SUMS_AT, len(raw) - _SUM_BYTES + 1, _SUM_BYTES)):
-            if self.blocks[block] == MISSING and block not in self._lost and raw[at : at + _SUM_BYTES] != _NO_SUM:
+        for block, at in enumerate(range(_SUMS_AT, len(raw) - SUM_BYTES + 1, SUM_BYTES)):
+            if self.blocks[block] == MISSING and block not in self._lost and raw[at : at + SUM_BYTES] != NO_SUM:
                 self.blocks[block] = UNCHECKED
 
     def read(self, start: int, end: int) -> bytes | None:
@@ -129,14 +129,12 @@ class Segment:
         return self._is_writer
 
     def _put(self, first: int, data: memoryview) -> None:
-        sums = bytearray()
-        for start in range(0, len(data), BLOCK_BYTES):
-            sums += xxhash.xxh3_64_digest(data[start : start + BLOCK_BYTES])
+        sums = block_sums(data)
         if self._is_marked:
             os.pwrite(self._descriptor, bytes(len(_VERIFIED)), _VERIFIED_AT)  # it was verified with other bytes
         _write_all(self._descriptor, data, DATA_AT + first * BLOCK_BYTES)
-        _write_all(self._descriptor, memoryview(sums), _SUMS_AT + first * _SUM_BYTES)
-        last = first + len(sums) // _SUM_BYTES
+        _write_all(self._descriptor, memoryview(sums), _SUMS_AT + first * SUM_BYTES)
+        last = first + len(sums) // SUM_BYTES
         self._lost.difference_update(range(first, last))
         self.blocks[first:last] = _ALL_PRESENT[: last - first]
 
@@ -172,7 +170,7 @@ class Segment:
                 start = block * BLOCK_BYTES
                 length = min(BLOCK_BYTES, self.size - start)
                 data = self._pread(length, DATA_AT + start)
-                kept_sum = self._pread(_SUM_BYTES, _SUMS_AT + block * _SUM_BYTES)
+                kept_sum = self._pread(SUM_BYTES, _SUMS_AT + block * SUM_BYTES)
                 if len(data) != length or xxhash.xxh3_64_digest(data) != kept_sum:
                     self._lose(block, block + 1)
                     return False
@@ -190,6 +188,11 @@ class Segment:
         log.warning("cached segment %s is damaged in block %d; fetching it again", self.name, first)
         self._lost.update(range(first, last))
         self.blocks[first:last] = bytes(last - first)
+
+
+def block_sums(data: memoryview) -> bytes:
+    """Return the checksums of blocks, SUM_BYTES each."""
+    return b"".join(xxhash.xxh3_64_digest(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES))
 
 
 def segments_of(content_bytes: int) -> int:

@@ -26,7 +26,8 @@ class Store:
     @property
     def room_bytes(self) -> int:
         """How much can be kept, about."""
-        return max(self.disk.limit_bytes, self._memory_bytes) if self._is_disk_used else self._memory_bytes
+        is_disk_used = self._is_disk_used and self.disk.limit_bytes > SEGMENT_BYTES
+        return self.disk.limit_bytes if is_disk_used else self._memory_bytes
 
     def read(self, identity: str, start: int, end: int, content_bytes: int) -> bytes | None:
         """Return bytes [start, end) of a content, None if not all of them are here."""
