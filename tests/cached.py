@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,12 @@ def files(root: Path) -> list[Path]:
 
 
 def used_bytes(root: Path) -> int:
-    return sum(path.stat().st_blocks * 512 for path in files(root))
+    """What lies on disk now; other processes may add and remove meanwhile."""
+    used = 0
+    for path in files(root):
+        with suppress(FileNotFoundError):
+            used += path.stat().st_blocks * 512
+    return used
 
 
 def descriptors(root: Path) -> int:

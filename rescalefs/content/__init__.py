@@ -1,7 +1,8 @@
 """The bytes of final files: fetched in parallel as they are read, verified, kept on disk.
 
     engine     what others use: open files, read them, verified
-    fetching   what is on its way, who waits for it, the transfers
+    fetching   plans transfers and runs them
+    flight     what is on its way, who waits for what
     window     how far ahead of a reader to fetch
     streams    a bounded number of transfers, those with a reader first
     verify     whole-file checksums behind the readers' backs

@@ -21,11 +21,12 @@ from dataclasses import replace
 from functools import partial
 
 from rescalefs.content.cache import DiskCache
-from rescalefs.content.fetching import WHOLE_BYTES, Content, ContentSource, Fetcher, Wait
-from rescalefs.content.segment import BLOCK_BYTES
+from rescalefs.content.fetching import ContentSource, Fetcher
+from rescalefs.content.flight import WHOLE_BYTES, Content, Wait
+from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, segments_of
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Job, Streams
-from rescalefs.content.verify import Check, Verifier
+from rescalefs.content.verify import Check, FirstSums, Verifier
 from rescalefs.content.window import FAST_BYTES, Cursor
 from rescalefs.errors import Corrupt, DeadlineExceeded, RescaleError, Unavailable
 from rescalefs.models import RemoteFile
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 # A content that is wrong is fetched anew once.
 _MAX_MISMATCHES = 2
+# A file that loses blocks to others while it is verified first is fetched so often.
+_MAX_PASSES = 4
 
 
 class ContentHandle:
@@ -101,12 +104,14 @@ class ContentEngine:
             self._store,
             self._streams,
             self._verifier.go_on,
+            self._change,
             self._try_other_size,
             deadline_s=deadline_s,
             clock=clock,
         )
+        self._judging = threading.Lock()  # taken before all others: a mismatch counts once
         self._lock = threading.Lock()  # guards the three below and the users of contents; nothing else is done under it
-        self.contents: dict[str, Content] = {}
+        self._contents: dict[str, Content] = {}
         self._sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
         self._generations: Counter[str] = Counter()  # how often contents proved to be wrong
         self._counts: Counter[str] = Counter()  # approximate: threads may count at once
@@ -124,7 +129,7 @@ class ContentEngine:
         self._streams.close()
         self._verifier.close()
         with self._lock:
-            contents = list(self.contents.values())
+            contents = list(self._contents.values())
         for content in contents:
             with content.lock:
                 for fetch in content.fetches:
@@ -139,9 +144,9 @@ class ContentEngine:
         file = replace(file, size=self.size(file))
         identity = self.identity(file)
         with self._lock:
-            content = self.contents.get(identity)
+            content = self._contents.get(identity)
             if content is None or content.mismatches >= _MAX_MISMATCHES:  # a new try for who comes now
-                content = self.contents[identity] = Content(file, identity, self._judge)
+                content = self._contents[identity] = Content(file, identity, self._judge)
             content.users += 1
             handle = ContentHandle(self, content, self._generations[identity])
         return handle
@@ -161,8 +166,8 @@ class ContentEngine:
         """Forget a handle."""
         with self._lock:
             content.users -= 1
-            if not content.users and self.contents.get(content.identity) is content:
-                del self.contents[content.identity]
+            if not content.users and self._contents.get(content.identity) is content:
+                del self._contents[content.identity]
         if content.fetches:
             self._fetcher.drop_unwanted(content)
 
@@ -205,8 +210,10 @@ class ContentEngine:
             raise Corrupt(f"file {content.file.id} ({content.file.path}) was read with bytes that proved to be wrong")
         if mismatches >= _MAX_MISMATCHES:
             raise Corrupt(f"file {content.file.id} ({content.file.path}) does not match its checksum, twice")
-        if self._is_verified_first and content.check is not None and content.check.verdict is None:
+        if self._must_be_verified(content):
             self._verify_first(content)
+            if content.mismatches != mismatches:
+                return self.readinto(handle, content, offset, buffer)
         end = offset + len(buffer)
         cursor = content.pattern.note(offset, end)
         is_miss = not self._store.readinto(content.identity, offset, buffer, content.size)
@@ -217,11 +224,17 @@ class ContentEngine:
             self._fetcher.ahead(content, cursor)
         if content.check is not None and content.check.verdict is None and (is_miss or end == content.size):
             self._wait_for_verdict(content)
-        if content.mismatches != mismatches:
-            return self.readinto(
-                handle, content, offset, buffer
-            )  # an error for who has read of it, a second try for others
-        handle.served = mismatches
+        if handle.served != mismatches or content.mismatches != mismatches:
+            with content.lock:  # served counts from here on: a verdict comes before it or after it
+                is_now = content.mismatches == mismatches
+                if is_now and handle.served is None:
+                    handle.served = mismatches
+            if not is_now or handle.served != mismatches:
+                # An error for who has read of it, else a second try.
+                return self.readinto(handle, content, offset, buffer)
+        if self._must_be_verified(content):
+            return self.readinto(handle, content, offset, buffer)  # some of it has come anew
+        return None
 
     def _wait_for(self, content: Content, cursor: Cursor, offset: int, buffer: memoryview) -> None:
         """Wait until the bytes from *offset* on that fill *buffer* are here, and place them there.
@@ -259,10 +272,10 @@ class ContentEngine:
     # ---- verifying ----
 
     def _wait_for_verdict(self, content: Content) -> None:
-        """If all blocks are here, wait until they are known to be right or wrong, or to have gone."""
+        """If all blocks not looked at are here, wait until they are known to be right or wrong, or to have gone."""
         while (check := content.check) is not None and check.verdict is None:
             if not content.has_all:
-                if self._store.missing(content.identity, 0, content.size, content.size) is not None:
+                if self._store.missing(content.identity, check.at, content.size, content.size) is not None:
                     return
                 content.has_all = True
                 if self._cache.is_verified(content.identity, content.size):
@@ -279,15 +292,35 @@ class ContentEngine:
 
     def _verify_first(self, content: Content) -> None:
         """Fetch and check all of a file."""
-        if content.size > self._cache.limit_bytes:
-            return  # it can never be here as a whole; it is verified as it passes
         cursor = Cursor(0, 0)
         cursor.consumed = FAST_BYTES
+        mismatches = content.mismatches
         content.pattern.cursors = [cursor, *content.pattern.cursors]
-        while (run := self._store.missing(content.identity, cursor.position, content.size, content.size)) is not None:
-            cursor.position = run[0]
-            self._wait_for(content, cursor, run[0], memoryview(bytearray(min(BLOCK_BYTES, content.size - run[0]))))
-        self._wait_for_verdict(content)
+        for _ in range(_MAX_PASSES):
+            cursor.position = cursor.planned = 0
+            while (
+                run := self._store.missing(content.identity, cursor.position, content.size, content.size)
+            ) is not None:
+                cursor.position = run[0]
+                block = memoryview(bytearray(min(BLOCK_BYTES, content.size - run[0])))
+                self._wait_for(content, cursor, run[0], block)
+            self._wait_for_verdict(content)
+            if not self._must_be_verified(content) or content.mismatches != mismatches:
+                return
+        raise Unavailable(f"file {content.file.id}: other files push it out of the cache before it is verified")
+
+    def _must_be_verified(self, content: Content) -> bool:
+        """Tell whether a content is to be verified before it is served; what can never be here as a whole is not."""
+        if not self._is_verified_first or content.check is None or content.check.verdict is not None:
+            return False
+        return content.size + (segments_of(content.size) + 1) * DATA_AT <= self._store.room_bytes
+
+    def _change(self, content: Content, mismatches: int) -> None:
+        """The server has sent other bytes for the same place. Called on a stream's thread."""
+        with self._judging:
+            if content.mismatches == mismatches:
+                log.error("file %s (%s): the server sends different bytes for it", content.file.id, content.file.path)
+                self._forget(content)
 
     def _try_other_size(self, content: Content, size: int) -> None:
         """Find out whether the server's size is right, if a checksum can tell; who has the file open gets an error."""
@@ -312,19 +345,26 @@ class ContentEngine:
     def _judge(self, content: Content, check: Check, is_right: bool) -> None:
         """Take the verdict on a content. Called on the verifier's thread."""
         file = content.file
-        if content.check is not check:
-            return  # some of it was replaced meanwhile
-        if is_right:
-            self._cache.mark_verified(content.identity, content.size)
-            return
-        assert file.digest is not None
-        log.error("file %s (%s) does not match its %s", file.id, file.path, file.digest.algorithm)
+        with self._judging:
+            if content.check is not check:
+                return  # some of it was replaced meanwhile
+            if is_right:
+                self._cache.mark_verified(content.identity, content.size)
+                return
+            log.error("file %s (%s) does not match its %s", file.id, file.path, check.digest.algorithm)
+            self._forget(content)
+
+    def _forget(self, content: Content) -> None:
+        """Drop wrong bytes: first those in the store, so that who sees the new count of mismatches reads new ones."""
         self._store.drop(content.identity, content.size)
         with self._lock:
             self._generations[content.identity] += 1
         with content.lock:
             content.mismatches += 1
             content.ended += 1
+            content.first = FirstSums(content.size)
             content.check_anew()
+            for fetch in content.fetches:
+                fetch.is_unwanted = True
             for cursor in content.pattern.cursors:
                 cursor.planned = 0

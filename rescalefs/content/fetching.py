@@ -16,19 +16,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from rescalefs.content.segment import BLOCK_BYTES
+from rescalefs.content.flight import Content, Fetch
+from rescalefs.content.segment import BLOCK_BYTES, block_sums
 from rescalefs.content.store import Store
-from rescalefs.content.streams import Job, Streams
+from rescalefs.content.streams import Streams
 from rescalefs.content.verify import Check
-from rescalefs.content.window import MIB, STEADY_BYTES, Cursor, Pace, Pattern, pieces
+from rescalefs.content.window import MIB, STEADY_BYTES, Cursor, Pace, pieces
 from rescalefs.errors import Corrupt, NotFound, RescaleError, Stale, Unavailable
-from rescalefs.models import RemoteFile
 from rescalefs.timing import Clock
 
 log = logging.getLogger(__name__)
 
-# Files up to this size come in one request and are verified before their first byte is served.
-WHOLE_BYTES = 4 << 20
 # Transfers in a row that may end without a new byte before the range is given up.
 ATTEMPTS = 4
 # A transfer's buffer: what has come is passed on at each block, at high rates several at once.
@@ -55,69 +53,6 @@ class ContentSource(Protocol):
         """Begin to read bytes [start, end) of a file."""
 
 
-class Wait:
-    """A reader that waits for bytes [start, end), or for something of them to happen. Guarded by its content's lock."""
-
-    def __init__(self, start: int, end: int) -> None:
-        self.start = start
-        self.end = end
-        self.happened = threading.Event()
-        self.error: RescaleError | None = None
-
-
-class Fetch:
-    """A range on its way. `position` is up to where it has come; guarded by its content's lock, as is `is_unwanted`."""
-
-    def __init__(
-        self, start: int, end: int, cursor: Cursor, *, is_urgent: bool, on_end: Callable[[], None] = lambda: None
-    ) -> None:
-        self.on_end = on_end
-        self.start = start
-        self.end = end
-        self.position = start
-        self.cursor = cursor
-        self.is_unwanted = False
-        self.job = Job(is_urgent=is_urgent)
-
-
-class Content:
-    """One content as this process knows it, shared by all who have it open."""
-
-    def __init__(self, file: RemoteFile, identity: str, on_verdict: Callable[[Content, Check, bool], None]) -> None:
-        self.file = file
-        self.identity = identity
-        self.size = file.size
-        self.is_whole = file.size <= WHOLE_BYTES
-        # Guards the fields below and those of waits and fetches; no I/O is done under it, and nobody waits.
-        self.lock = threading.Lock()
-        self.fetches: list[Fetch] = []
-        self.waits: list[Wait] = []
-        self.ended = 0  # fetches, so that a look at the store can be told to be outdated
-        self.pattern = Pattern()
-        self.has_ranges = True  # until the server sends the whole file for a range
-        self.mismatches = 0  # how often its bytes proved to be wrong
-        self.has_all = False  # all blocks were here at some time
-        self.users = 0
-        self.check: Check | None = None  # of a large file that has a checksum
-        self._on_verdict = on_verdict
-        self.check_anew()
-
-    def check_anew(self) -> None:
-        """Begin a new checksum: bytes that went into the present one are being replaced."""
-        if self.file.digest is not None and not self.is_whole:
-            self.check = Check(
-                self.identity, self.size, self.file.digest, lambda *verdict: self._on_verdict(self, *verdict)
-            )
-        self.has_all = False
-
-    def wake(self, start: int, end: int, error: RescaleError | None = None) -> None:
-        """Let those look again who wait for bytes in [start, end). Called with the lock held."""
-        for wait in self.waits:
-            if wait.start < end and start < wait.end:
-                wait.error = error
-                wait.happened.set()
-
-
 class Fetcher:
     """Plans and runs fetches. Threads: any."""
 
@@ -127,6 +62,7 @@ class Fetcher:
         store: Store,
         streams: Streams,
         go_on: Callable[[Check], None],
+        on_change: Callable[[Content, int], None],
         on_other_size: Callable[[Content, int], None],
         *,
         deadline_s: float,
@@ -136,6 +72,7 @@ class Fetcher:
         self._store = store
         self._streams = streams
         self._go_on = go_on
+        self._on_change = on_change
         self._on_other_size = on_other_size
         self._deadline_s = deadline_s
         self._clock = clock
@@ -187,7 +124,8 @@ class Fetcher:
             cursors = set(content.pattern.cursors)
             for fetch in content.fetches:
                 is_waited = any(wait.start < fetch.end and fetch.position < wait.end for wait in content.waits)
-                fetch.is_unwanted = not is_waited and (not content.users or fetch.cursor not in cursors)
+                if not is_waited and (not content.users or fetch.cursor not in cursors):
+                    fetch.is_unwanted = True  # for good: others may be fetching the same since
             unwanted = [fetch for fetch in content.fetches if fetch.is_unwanted]
         for fetch in unwanted:
             if self._streams.withdraw(fetch.job):
@@ -220,6 +158,8 @@ class Fetcher:
     ) -> tuple[int, list[Fetch]]:
         """Make fetches for the first part of a run of missing bytes; return up to where it is covered, and them."""
         start, end = run
+        if not content.users and start >= urgent_end:
+            return start, []  # closed meanwhile
         for fetch in content.fetches:
             if fetch.start <= start < fetch.end and not fetch.is_unwanted:
                 if start < urgent_end:
@@ -335,9 +275,7 @@ class Fetcher:
             log.log(level, "%s does not match its %s", _name(content), digest.algorithm)
         else:
             raise Corrupt(f"{_name(content)} does not match its checksum, twice")
-        self._deliver(content, fetch, data)
-        if digest is not None:
-            self._store.disk.mark_verified(content.identity, content.size)
+        self._deliver(content, fetch, data, is_verified=digest is not None)
 
     def _whole(self, content: Content, fetch: Fetch) -> memoryview:
         data = memoryview(bytearray(content.size))
@@ -374,13 +312,23 @@ class Fetcher:
             raise Corrupt(f"{_name(content)} has {stream.total} bytes, {content.size} were listed")
         return stream
 
-    def _deliver(self, content: Content, fetch: Fetch, data: memoryview) -> None:
+    def _deliver(self, content: Content, fetch: Fetch, data: memoryview, *, is_verified: bool = False) -> None:
         """Put whole blocks into the store and wake those whose bytes have come."""
         start, end = fetch.position, fetch.position + len(data)
-        with content.lock:
-            if content.check is not None and start < content.check.at:
-                content.check_anew()  # looked at once, evicted, and now replaced
+        if content.check is not None:
+            sums = block_sums(data)
+            with content.lock:
+                mismatches = content.mismatches
+                is_same = fetch.is_unwanted or content.note(start, sums)
+            if not is_same and content.check.verdict:  # what came before is known to be right: this is not taken
+                raise Unavailable(f"{_name(content)}: the server sends other bytes than before")
+            if not is_same:
+                self._on_change(content, mismatches)
+            if fetch.is_unwanted:
+                return
         self._store.write(content.identity, start, data, content.size)
+        if is_verified:
+            self._store.disk.mark_verified(content.identity, content.size)
         with self._lock:
             self.fetched_bytes += len(data)
         with content.lock:

@@ -41,8 +41,8 @@ _MARK = b"rfs-seg2"
 _VERIFIED_AT = _HEADER.size  # these blocks were part of a content that matched its checksum
 _VERIFIED = b"verified"  # no damage of a byte makes it
 _SUMS_AT = 128
-_SUM_BYTES = 8
-_NO_SUM = bytes(_SUM_BYTES)
+SUM_BYTES = 8
+NO_SUM = bytes(SUM_BYTES)
 
 # The states of a block.
 MISSING, UNCHECKED, PRESENT = 0, 1, 2
@@ -75,12 +75,12 @@ class Segment:
 
     def look(self) -> None:
         """Learn which blocks another process has written meanwhile."""
-        raw = self._pread(_SUMS_AT + _SUM_BYTES * len(self.blocks), 0)
+        raw = self._pread(_SUMS_AT + SUM_BYTES * len(self.blocks), 0)
         if raw[: len(self._header)] != self._header:
             return  # new, or being made by another process
         self._sums = raw[_SUMS_AT:]
-        for block in range(len(self._sums) // _SUM_BYTES):
-            if self.blocks[block] == MISSING and block not in self._lost and self._sum(block) != _NO_SUM:
+        for block in range(len(self._sums) // SUM_BYTES):
+            if self.blocks[block] == MISSING and block not in self._lost and self._sum(block) != NO_SUM:
                 self.blocks[block] = UNCHECKED
 
     def readinto(self, start: int, buffer: memoryview) -> bool:
@@ -142,14 +142,12 @@ class Segment:
         return self._is_writer
 
     def _put(self, first: int, data: memoryview) -> None:
-        sums = bytearray()
-        for start in range(0, len(data), BLOCK_BYTES):
-            sums += xxhash.xxh3_64_digest(data[start : start + BLOCK_BYTES])
+        sums = block_sums(data)
         if self._is_marked:
             os.pwrite(self._descriptor, bytes(len(_VERIFIED)), _VERIFIED_AT)  # it was verified with other bytes
         _write_all(self._descriptor, data, DATA_AT + first * BLOCK_BYTES)
-        _write_all(self._descriptor, memoryview(sums), _SUMS_AT + first * _SUM_BYTES)
-        last = first + len(sums) // _SUM_BYTES
+        _write_all(self._descriptor, memoryview(sums), _SUMS_AT + first * SUM_BYTES)
+        last = first + len(sums) // SUM_BYTES
         self._lost.difference_update(range(first, last))
         self.blocks[first:last] = _ALL_PRESENT[: last - first]
 
@@ -205,7 +203,7 @@ class Segment:
         return True
 
     def _sum(self, block: int) -> bytes:
-        return self._sums[block * _SUM_BYTES : (block + 1) * _SUM_BYTES]
+        return self._sums[block * SUM_BYTES : (block + 1) * SUM_BYTES]
 
     def _pread(self, count: int, at: int) -> bytes:
         try:
@@ -218,6 +216,11 @@ class Segment:
         log.warning("cached segment %s is damaged in block %d; fetching it again", self.name, block)
         self._lost.add(block)
         self.blocks[block] = MISSING
+
+
+def block_sums(data: memoryview) -> bytes:
+    """Return the checksums of blocks, SUM_BYTES each."""
+    return b"".join(xxhash.xxh3_64_digest(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES))
 
 
 def segments_of(content_bytes: int) -> int:

@@ -26,7 +26,8 @@ class Store:
     @property
     def room_bytes(self) -> int:
         """How much can be kept, about."""
-        return max(self.disk.limit_bytes, self._memory_bytes) if self._is_disk_used else self._memory_bytes
+        is_disk_used = self._is_disk_used and self.disk.limit_bytes > SEGMENT_BYTES
+        return self.disk.limit_bytes if is_disk_used else self._memory_bytes
 
     def readinto(self, identity: str, start: int, buffer: memoryview, content_bytes: int) -> bool:
         """Fill *buffer* with the bytes of a content from *start* on; False if not all of them are here."""

@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable
 
+from rescalefs.content.segment import BLOCK_BYTES, NO_SUM, SUM_BYTES
 from rescalefs.content.store import Store
 from rescalefs.models import Digest
 
@@ -46,6 +47,32 @@ class Check:
         self.verdict = is_right
 
 
+class FirstSums:
+    """Checksums of a content's blocks as they came first. Guarded by the content's lock.
+
+    Who has read a block that was evicted since has read what the verdict is about only if what comes again is the same.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._sums = bytearray()  # made when the first block comes
+
+    def note(self, start: int, sums: bytes) -> tuple[bool, int | None]:
+        """Note blocks from offset *start* on: tell if all are as they came before, and where the first new one is."""
+        if not self._sums:
+            self._sums = bytearray(SUM_BYTES * -(-self._size // BLOCK_BYTES))
+        new_at = None
+        first = start // BLOCK_BYTES * SUM_BYTES
+        for at in range(0, len(sums), SUM_BYTES):
+            known = self._sums[first + at : first + at + SUM_BYTES]
+            if known == NO_SUM:
+                new_at = start + at // SUM_BYTES * BLOCK_BYTES if new_at is None else new_at
+            elif known != sums[at : at + SUM_BYTES]:
+                return False, new_at
+        self._sums[first : first + len(sums)] = sums
+        return True, new_at
+
+
 class Verifier:
     """Follows contents, all on one thread. Threads: any; `start` is called after daemonising."""
 
@@ -54,6 +81,7 @@ class Verifier:
         self._buffer = memoryview(bytearray(_PIECE_BYTES))  # belongs to the thread
         self._lock = threading.Lock()  # guards is_queued and idle of all checks; nothing is hashed under it
         self._queue: queue.SimpleQueue[Check | None] = queue.SimpleQueue()
+        self._is_closed = False  # guarded, too: nobody waits for a thread that has ended
 
     def start(self) -> None:
         """Make the thread."""
@@ -61,12 +89,14 @@ class Verifier:
 
     def close(self) -> None:
         """End the thread."""
+        with self._lock:
+            self._is_closed = True
         self._queue.put(None)
 
     def go_on(self, check: Check) -> None:
         """Look at what has come since; `check.idle` is set when that is done."""
         with self._lock:
-            if check.is_queued or check.verdict is not None:
+            if check.is_queued or check.verdict is not None or self._is_closed:
                 return
             check.is_queued = True
             check.idle.clear()

@@ -1,0 +1,87 @@
+"""What one file's bytes are up to in this process: on their way, waited for, being checked. It does nothing itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from rescalefs.content.streams import Job
+from rescalefs.content.verify import Check, FirstSums
+from rescalefs.content.window import Cursor, Pattern
+from rescalefs.errors import RescaleError
+from rescalefs.models import RemoteFile
+
+# Files up to this size come in one request and are verified before their first byte is served.
+WHOLE_BYTES = 4 << 20
+
+
+class Wait:
+    """A reader that waits for bytes [start, end), or for something of them to happen. Guarded by its content's lock."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self.happened = threading.Event()
+        self.error: RescaleError | None = None
+
+
+class Fetch:
+    """A range on its way. `position` is up to where it has come; guarded by its content's lock, as is `is_unwanted`."""
+
+    def __init__(
+        self, start: int, end: int, cursor: Cursor, *, is_urgent: bool, on_end: Callable[[], None] = lambda: None
+    ) -> None:
+        self.on_end = on_end
+        self.start = start
+        self.end = end
+        self.position = start
+        self.cursor = cursor
+        self.is_unwanted = False
+        self.job = Job(is_urgent=is_urgent)
+
+
+class Content:
+    """One content as this process knows it, shared by all who have it open."""
+
+    def __init__(self, file: RemoteFile, identity: str, on_verdict: Callable[[Content, Check, bool], None]) -> None:
+        self.file = file
+        self.identity = identity
+        self.size = file.size
+        self.is_whole = file.size <= WHOLE_BYTES
+        # Guards the fields below and those of waits and fetches; no I/O is done under it, and nobody waits.
+        self.lock = threading.Lock()
+        self.fetches: list[Fetch] = []
+        self.waits: list[Wait] = []
+        self.ended = 0  # fetches, so that a look at the store can be told to be outdated
+        self.pattern = Pattern()
+        self.has_ranges = True  # until the server sends the whole file for a range
+        self.mismatches = 0  # how often its bytes proved to be wrong
+        self.has_all = False  # all blocks were here at some time
+        self.users = 0
+        self.check: Check | None = None  # of a large file that has a checksum
+        self.first = FirstSums(file.size)
+        self._on_verdict = on_verdict
+        self.check_anew()
+
+    def note(self, start: int, sums: bytes) -> bool:
+        """Note blocks that have come; False if one is not as it was before. Called with the lock held."""
+        is_same, new_at = self.first.note(start, sums)
+        check = self.check
+        if check is not None and new_at is not None and (new_at < check.at or check.verdict is not None):
+            self.check_anew()  # it was here from before, and nobody knows as what
+        return is_same
+
+    def check_anew(self) -> None:
+        """Begin a new checksum: bytes that went into the present one are replaced. Called with the lock held."""
+        if self.file.digest is not None and not self.is_whole:
+            self.check = Check(
+                self.identity, self.size, self.file.digest, lambda *verdict: self._on_verdict(self, *verdict)
+            )
+        self.has_all = False
+
+    def wake(self, start: int, end: int, error: RescaleError | None = None) -> None:
+        """Let those look again who wait for bytes in [start, end). Called with the lock held."""
+        for wait in self.waits:
+            if wait.start < end and start < wait.end:
+                wait.error = error
+                wait.happened.set()
