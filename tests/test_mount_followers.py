@@ -24,7 +24,7 @@ from tests.tools import sh
 pytestmark = pytest.mark.mount
 
 LONG_S = 600.0
-SHORT_S = 20.0
+SHORT_S = 8.0
 
 
 def eight(path: Path) -> dict[str, list[str]]:
