@@ -219,9 +219,10 @@ class _Outputs(Directory):
         key, follower = LiveKey(view.job_id, view.run.id, leaf.path), self._rooms.follower
         if isinstance(leaf, LivePath):
             return LiveOutput(key, follower)
-        may_change = view.state is not RunState.FINAL
+        is_followed = follower.is_followed(key)
+        may_change = is_followed or view.state is not RunState.FINAL
         output = OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id, may_change=may_change)
-        if may_change and follower.is_followed(key):
+        if is_followed:
             return EndingOutput(key, follower, output, is_uploaded=leaf.is_uploaded)
         return output
 
