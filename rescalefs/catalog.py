@@ -273,8 +273,10 @@ class Catalog:
                 if before is not None and looked_at - seen_at < 2 * lifetimes.live_s:
                     live_paths = [leaf.path for leaf in before.root.leaves() if isinstance(leaf, LivePath)]
                     is_seen = False
+                else:  # a file must not vanish under who follows it
+                    live_paths = list(self._followed(job_id, run.id))
         elif state is RunState.SETTLING:
-            # A file must not vanish under who follows it, between the end and its upload.
+            # Nor between the end and its upload.
             live_paths = list(self._followed(job_id, run.id))
         is_same = before is not None and before.state is not RunState.LIVE and set(before.files) == set(files)
         same_since = before.same_since if before is not None and is_same else self._clock()

@@ -16,13 +16,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Protocol
-
-from cachetools import LRUCache
 
 from rescalefs.errors import RescaleError, Stale
 from rescalefs.loader import Loader
@@ -89,6 +87,12 @@ class LiveFile:
         """When it was last seen to change."""
         return self.tailed.changed_ns
 
+    @property
+    def spool_bytes(self) -> int:
+        """What its spool takes of the disk."""
+        spool = self.tailed.spool
+        return spool.size if spool is not None else 0
+
     def size(self) -> int:
         """Return the size as of at most `poll_s` ago, or the last known while the API is slow to answer.
 
@@ -141,7 +145,7 @@ class Follower:
     """Keeps the live files that somebody looks at. Threads: any.
 
     *successor* returns the uploaded file that has taken a live one's place, None while there is none. It is called
-    on the loader's threads.
+    on the loader's threads. Spools take *max_bytes* of the disk; those of files that are open are kept all the same.
     """
 
     def __init__(
@@ -151,17 +155,19 @@ class Follower:
         spool_directory: Callable[[], Path],
         *,
         successor: Callable[[LiveKey], Final | None] = lambda _key: None,
+        max_bytes: float = float("inf"),
         poll_s: float = POLL_S,
         clock: Clock = time.monotonic,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._loader = loader
         self._successor = successor
+        self._max_bytes = max_bytes
         self._poll_s = poll_s
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
         self._lock = threading.Lock()  # guards the three below; nothing else is done under it
-        self._files: LRUCache[LiveKey, LiveFile] = LRUCache(MAX_FILES)
+        self._files: OrderedDict[LiveKey, LiveFile] = OrderedDict()  # those looked at last come last
         self._open: dict[LiveKey, LiveFile] = {}  # those with handles are never forgotten
         self._handles: Counter[LiveKey] = Counter()
         self._tailer = Tailer(source, spool_directory, clock, wall_clock_ns)
@@ -169,9 +175,11 @@ class Follower:
     def file(self, key: LiveKey) -> LiveFile:
         """Return the live file of *key*; asks nothing."""
         with self._lock:
-            file = self._open.get(key) or self._files.get(key)
-            if file is None:
-                file = self._files[key] = LiveFile(key, self)
+            file = self._open.get(key) or self._files.get(key) or LiveFile(key, self)
+            self._files[key] = file
+            self._files.move_to_end(key)
+            if len(self._files) > MAX_FILES:
+                self._files.popitem(last=False)
             return file
 
     def open(self, key: LiveKey) -> LiveHandle:
@@ -204,7 +212,7 @@ class Follower:
 
     def fetch_if_old(self, file: LiveFile) -> Future[None] | None:
         """Start or join a fetch of *file* if what is known is older than the poll interval."""
-        return self._loader.begin(("tail", file.key), lambda: self._fetch(file)) if self._is_old(file) else None
+        return self._loader.begin(file, lambda: self._fetch(file)) if self._is_old(file) else None
 
     def wait(self, flight: Future[None], file: LiveFile) -> None:
         """Wait for the first sight of *file*, as long as a caller may wait."""
@@ -253,6 +261,17 @@ class Follower:
             raise
         finally:
             file.asked_at = self._clock()
+            self._trim()
+
+    def _trim(self) -> None:
+        """Forget the files that nobody has looked at for longest, while all spools together are too large."""
+        with self._lock:
+            files = {**self._open, **self._files}
+            left_bytes = self._max_bytes - sum(file.spool_bytes for file in files.values())
+            while left_bytes < 0 and self._files:
+                key, file = self._files.popitem(last=False)
+                if key not in self._open:
+                    left_bytes += file.spool_bytes
 
     def _has_ended(self, file: LiveFile) -> bool:
         """Let the final file take the place of a file that can be read no more, if it is there."""

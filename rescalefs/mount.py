@@ -43,6 +43,8 @@ METADATA_THREADS = 16
 # Live files fetched side by side; the budget for them is 2 a second.
 LIVE_THREADS = 8
 READ_AHEAD_KIB = 1024
+# How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
+LIVE_SHARE = 0.25
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
@@ -78,6 +80,7 @@ class Mount:
             self._live_loader,
             lambda: settings.cache_directory,
             successor=successor(self.catalog, self._engine),
+            max_bytes=settings.cache_bytes * LIVE_SHARE,
         )
         controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s, record=events.add)
         self._ahead = FilesAhead(self._engine)

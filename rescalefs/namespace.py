@@ -285,10 +285,11 @@ class _Outputs(Directory):
         key, follower = LiveKey(view.job_id, view.run.id, leaf.path), self._rooms.follower
         if isinstance(leaf, LivePath):
             return LiveOutput(key, follower)
+        is_followed = follower.is_followed(key)
         opened = partial(self._rooms.ahead.opened, self._branches, names, leaf)
-        may_change = view.state is not RunState.FINAL
+        may_change = is_followed or view.state is not RunState.FINAL
         output = OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id, opened, may_change=may_change)
-        if may_change and follower.is_followed(key):
+        if is_followed:
             return EndingOutput(key, follower, output, is_uploaded=leaf.is_uploaded)
         return output
 

@@ -108,6 +108,7 @@ class Operations:
         self._lock = threading.Lock()  # guards the fields below; nothing but dictionary access is done under it
         self._numbers = count(1)
         self._handles: dict[int, Handle] = {}
+        self._direct: dict[int, str] = {}  # the paths of those that are direct
         self._listings: dict[int, list[tuple[str, dict[str, int], bool]]] = {}
         self._opened: LRUCache[str, str] = LRUCache(_MAX_OPENED)
 
@@ -227,10 +228,15 @@ class Operations:
         with self._lock:
             fi.fh = number = next(self._numbers)
             self._handles[number] = handle
-            if handle.identity is not None:
+            if handle.is_direct:
+                # A private map of it fills pages all the same, with what it is now.
+                self._direct[number] = path
+                self._opened.pop(path, None)
+            elif handle.identity is not None:
                 # Pages in the kernel may stay only if they are of the same bytes: the path may have been a live
                 # file, or an older upload.
-                fi.keep_cache = int(self._opened.get(path) == handle.identity)
+                is_same = self._opened.get(path) == handle.identity and path not in self._direct.values()
+                fi.keep_cache = int(is_same)
                 self._opened[path] = handle.identity
         fi.direct_io = int(handle.is_direct)
         return 0
@@ -260,6 +266,7 @@ class Operations:
         """Close a file."""
         with self._lock:
             handle = self._handles.pop(fi.fh, None)
+            self._opened.pop(self._direct.pop(fi.fh, ""), None)
         if handle is not None:
             handle.close()
         return 0

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from rescalefs.errors import Corrupt, Refused, RescaleError
+from rescalefs.errors import Corrupt, Refused, RescaleError, Unavailable
 from rescalefs.spool import PIECE_BYTES, Spool
 from rescalefs.timing import Clock, remaining_s
 
@@ -99,8 +99,11 @@ class Tailer:
             RescaleError: it cannot be read, or not to its end.
         """
         self.counts["looks"] += 1
-        if not self._continue(tailed):
-            self._read(tailed, 0)
+        try:
+            if not self._continue(tailed):
+                self._read(tailed, 0)
+        except OSError as error:  # of the spool: what the transfer raises has become a RescaleError
+            raise Unavailable(f"no room for live file {tailed.key.path}: {error.strerror}") from None
 
     def _continue(self, tailed: Tailed) -> bool:
         """Read what follows what is known; False where only a whole read can tell."""

@@ -89,27 +89,29 @@ class Waiter:
             if is_over:
                 raise NotFound(f"job {job_id} has no run {run_id}")
             return None, f"{status or 'not submitted'}, run {run_id} has not begun"
-        waited_for = list(runs) if run_id is None else [run_id]
-        states = [self._state(job_id, run, goal) for run in waited_for]
-        left = sum(state is not RunState.FINAL for state in states)
-        words = states[0].value if run_id is not None else status or "not submitted"
+        stages = [self._stage(job_id, run, goal) for run in (runs if run_id is None else [run_id])]
+        left = sum(not is_done for is_done, _ in stages)
+        if run_id is not None:
+            words = stages[0][1]
+        else:
+            words = f"{status or 'not submitted'}, {left} of {len(stages)} runs to go"
         if left or (run_id is None and not is_over):
-            return None, f"{words}, {left} of {len(states)} runs to go" if run_id is None else words
+            return None, words
         if not is_over and all(run.completed_ns is not None for run in runs.values()):
             return None, f"{words}, waiting for the job's own end"
         return self._judge(job_id, is_over), words
 
-    def _state(self, job_id: str, run_id: str, goal: Goal) -> RunState:
-        """Return the state of a run, FINAL for one that has ended where that is all that is waited for."""
+    def _stage(self, job_id: str, run_id: str, goal: Goal) -> tuple[bool, str]:
+        """Return whether a run is where it is waited for, and where it stands in a word."""
         run = self._catalog.run(job_id, run_id)
         if goal is Goal.ENDED and (run.completed_ns is not None or self._catalog.is_over(job_id)):
-            return RunState.FINAL
-        return self._catalog.state(job_id, run_id)
+            return True, "ended"  # whether its outputs are all there would cost a listing
+        state = self._catalog.state(job_id, run_id)
+        return state is RunState.FINAL, state.value
 
     def _judge(self, job_id: str, is_over: bool) -> Outcome:
-        if not is_over:  # other runs of the job go on
+        newest = self._catalog.newest_status(job_id) if is_over else None
+        if newest is None:  # other runs of the job go on
             return Outcome(True, "ended; Rescale tells with the job's end how it went")
-        newest = self._catalog.newest_status(job_id)
-        text, reason = (newest.text, newest.reason) if newest is not None else ("Completed", "")
-        is_success = text == "Completed" and reason in _GOOD_REASONS
-        return Outcome(is_success, f"{text} ({reason})" if reason else text)
+        is_success = newest.text == "Completed" and newest.reason in _GOOD_REASONS
+        return Outcome(is_success, f"{newest.text} ({newest.reason})" if newest.reason else newest.text)

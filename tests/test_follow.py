@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -317,3 +319,42 @@ def test_a_tail_that_breaks_loses_nothing(
     clock.advance(POLL_S + 1)
     assert handle.read(len(BIG) - 10, 100) == BIG[-10:] + BIG[:90]
     assert follower.file(KEY).size() == 2 * len(BIG)
+
+
+# ---- room on disk ----
+
+
+def test_spools_take_no_more_room_than_they_may(tmp_path: Path) -> None:
+    """The file that nobody has looked at for longest is forgotten first, one that is open never."""
+    clock = ManualClock()
+    world = World(clock=clock)
+    names = [f"f{number}" for number in range(6)]
+    world.add_job("LiveR").add_run(live={name: BIG for name in names})
+    with Emulator(world) as emulator, client_of(emulator.origin, clock) as client, loader() as running:
+        follower = Follower(client, running, lambda: tmp_path, max_bytes=3.5 * len(BIG), clock=clock.now)
+        files = {name: KEY._replace(path=name) for name in names}
+        handle = follower.open(files["f0"])
+        assert {follower.file(key).size() for key in files.values()} == {len(BIG)}
+        asked = emulator.requests["tail"]
+
+        for name, requests in (("f0", 0), ("f5", 0), ("f4", 0), ("f1", 1), ("f4", 1), ("f5", 2), ("f4", 2), ("f0", 2)):
+            assert follower.file(files[name]).size() == len(BIG)
+            assert (name, emulator.requests["tail"] - asked) == (name, requests)
+        assert handle.read(0, len(BIG)) == BIG
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be kept is not served: EIO at first sight, the last size afterwards."""
+    stack.source.data = b"Time = 0\n"
+    handle = stack.open()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        stack.source.data += b"Time = 1\n"
+        stack.poll()
+        assert (stack.size(), handle.read(0, 100)) == (9, b"Time = 0\n")
+    stack.poll()
+    assert stack.size() == 18

@@ -132,6 +132,22 @@ def test_a_name_stays_while_it_is_followed_only(ending: Ending) -> None:
     assert paths(ending.catalog.view("LiveR", "1")) == {"first"}
 
 
+def test_a_name_stays_while_it_is_followed_though_the_live_view_is_dead(ending: Ending) -> None:
+    """A directory that cannot be listed for minutes takes no name from who follows it; tail goes on."""
+    handle = ending.follower.open(KEY)
+    assert paths(ending.catalog.view("LiveR", "1")) == {"case/log"}
+    ending.emulator.faults.add(endpoint="directory_contents", status=500)
+    ending.run.live["case/log"].append(b"more")
+    for _ in range(4):
+        ending.clock.advance(60)
+        assert paths(ending.catalog.view("LiveR", "1")) == {"case/log"}
+
+    assert handle.read(len(LOG), 100) == b"more"
+    handle.close()
+    ending.clock.advance(60)
+    assert paths(ending.catalog.view("LiveR", "1")) == set()
+
+
 def test_an_upload_that_cannot_be_read_is_tried_again(ending: Ending) -> None:
     """While the final file's bytes do not come, the end stays where it was, and nothing is an error."""
     handle = ending.follower.open(KEY)

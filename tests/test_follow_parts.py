@@ -237,3 +237,18 @@ def test_what_a_dead_tail_says_is_no_file(dead: Any, emulated: tuple[Emulator, M
 
     assert handle.read(0, 10) == LOG[:10]
     assert emulator.requests["tail"] < 70  # in an hour
+
+
+@pytest.mark.parametrize("wait_s", [1, 30])
+def test_a_platform_that_throttles_is_asked_less(wait_s: int, emulated: tuple[Emulator, ManualClock, Follower]) -> None:
+    """A look that is throttled is not repeated before its time, nor is the next one soon; what is known stays."""
+    emulator, clock, follower = emulated
+    handle = follower.open(KEY)
+    emulator.faults.add(endpoint="tail", status=429, retry_after=wait_s)
+    emulator.reset_counts()
+    began = clock.now()
+    while clock.now() - began < 600:
+        clock.advance(0.5)
+        assert handle.read(len(LOG), 100) == b""
+
+    assert emulator.requests["tail"] <= 16

@@ -119,6 +119,27 @@ def test_followers_have_every_byte_once_over_the_end_of_the_run(
     assert "truncated" not in "".join(path.with_suffix(".err").read_text() for path in outputs.values())
 
 
+def test_a_row_that_is_not_uploaded_takes_nothing_from_who_follows(live: Run, mounted: Mounted, tmp_path: Path) -> None:
+    """A listed size of 0 before the upload is no truncation: stat and a new opening tell what is known."""
+    top, written = mounted.jobs / "LiveR/runs/1", b"Time = 0\nthe last words\n"
+    commands = {name: command for name, command in followers(top / "log").items() if name != "python"}
+    with following(commands, tmp_path) as outputs:
+        all_have(outputs, b"Time = 0\n", "at first")
+        live.live["log"].append(b"the last words\n")
+        live.trickle_s = 8.0
+        live.finish()
+        (row,) = live.listed_files()
+        row.declared_size = 0
+        refresh(top)
+        assert {os.stat(top / "log").st_size for _ in range(20) if not time.sleep(0.1)} <= {9, 24}
+        assert (top / "log").read_bytes() in (b"Time = 0\n", written)
+        row.declared_size = None
+        wait_for(lambda: is_uploaded(top), SOON_S, lambda: "still live")
+        all_have(outputs, written, "ended")
+        for path in outputs.values():
+            assert path.with_suffix(".err").read_text() == ""
+
+
 def test_a_log_that_starts_over_is_followed(live: Run, mounted: Mounted, tmp_path: Path) -> None:
     """tail -f and tail -F say so once, and print what the new log has, once."""
     log, top = live.live["log"], mounted.jobs / "LiveR/runs/1"

@@ -20,10 +20,9 @@ from rescalefs.timing import patience_s
 
 
 class FakeHandle:
-    is_direct = False
-
-    def __init__(self, identity: str | None) -> None:
+    def __init__(self, identity: str | None, *, is_direct: bool = False) -> None:
         self.identity = identity
+        self.is_direct = is_direct
         self.is_closed = False
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
@@ -40,6 +39,7 @@ class FakeHandle:
 
 class FakeFile(File):
     identity: str | None = "one"
+    is_direct = False
 
     def attributes(self) -> Attributes:
         return Attributes(stat.S_IFREG | 0o444, 10, 5)
@@ -47,7 +47,7 @@ class FakeFile(File):
     def open(self, is_writing: bool) -> Handle:
         if is_writing:
             raise errors.ReadOnly("no")
-        return FakeHandle(FakeFile.identity)
+        return FakeHandle(FakeFile.identity, is_direct=FakeFile.is_direct)
 
 
 class FailingDirectory(Directory):
@@ -139,6 +139,27 @@ def test_pages_are_kept_only_for_the_same_content(gate: Any, monkeypatch: pytest
         gate.release("/file", info)
 
     assert seen == [0, 1, 0, 1, 0]
+
+
+def test_no_page_of_a_direct_handle_stays(gate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a handle past the page cache is open, and at the first opening after it, pages of the path are dropped.
+
+    A private map of such a handle fills pages, with what a live file is at that moment.
+    """
+
+    def opened(is_direct: bool = False) -> Any:
+        monkeypatch.setattr(FakeFile, "is_direct", is_direct)
+        info = SimpleNamespace(flags=os.O_RDONLY, fh=0, direct_io=9, keep_cache=0)
+        gate.open("/file", info)
+        return info
+
+    live = opened(is_direct=True)
+    assert (live.direct_io, live.keep_cache) == (1, 0)
+    assert [opened().keep_cache for _ in range(3)] == [0, 0, 0]
+    gate.release("/file", live)
+    assert [opened().keep_cache for _ in range(3)] == [0, 1, 1]
+    gate.release("/file", opened(is_direct=True))
+    assert [opened().keep_cache for _ in range(2)] == [0, 1]
 
 
 def test_a_handle_is_closed_when_it_is_released(gate: Any) -> None:

@@ -29,8 +29,11 @@ class _BadWorld(click.ClickException):
 @click.option("--world", "world_file", type=click.Path(path_type=Path), help="World to serve, a JSON file.")
 @click.option("--latency", default=0.0, metavar="SECONDS", help="Let every request wait.")
 @click.option("--stream-rate", type=float, metavar="BYTES", help="Bytes a second of each download.")
+@click.option("--tail-range", is_flag=True, help="Serve ranges of live files; Rescale's documents are silent on it.")
 @click.option("--key", default=DEFAULT_KEY, show_default=True, help="API key that is let in.")
-def emulator(port: int, world_file: Path | None, latency: float, stream_rate: float | None, key: str) -> None:
+def emulator(
+    port: int, world_file: Path | None, latency: float, stream_rate: float | None, tail_range: bool, key: str
+) -> None:
     """Serve the Rescale API from a made-up world, on this machine only.
 
     \b
@@ -54,6 +57,7 @@ def emulator(port: int, world_file: Path | None, latency: float, stream_rate: fl
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     served = Emulator(world, port=port, key=key, latency_s=latency, stream_bytes_per_s=stream_rate)
+    served.habits.tail_honours_range = tail_range
     try:
         served.start()
     except OSError as error:
