@@ -214,28 +214,29 @@ class Fetcher:
     def _fetch_range(self, content: Content, fetch: Fetch) -> None:
         """Bring a range block by block, asking again for the rest when a transfer is cut."""
         buffer = memoryview(bytearray(min(_BUFFER_BYTES, fetch.end - fetch.start)))
-        futile = 0
+        filled = futile = 0  # bytes of an unfinished block in the buffer; transfers in a row that brought nothing new
+        reached = fetch.start
         while fetch.position < fetch.end and not fetch.is_unwanted:
-            before = fetch.position
+            before = fetch.position + filled
             stream = self._begin(content, before, fetch.end)
             began = self._clock()
             try:
                 if stream.start < before:  # the server ignores ranges and sends everything: take it from the beginning
+                    reached = reached if fetch.start == 0 else 0
                     if not self._takes_whole(content, fetch):
                         return
-                    buffer = memoryview(bytearray(_BUFFER_BYTES))
-                    futile += 1
-                with contextlib.suppress(Unavailable):  # cut: what came is good
-                    self._receive(content, fetch, stream, buffer)
+                    buffer, filled, before = memoryview(bytearray(_BUFFER_BYTES)), 0, 0
+                filled = self._receive(content, fetch, stream, buffer, filled)
             finally:
                 stream.close()
-                self._pace.note(fetch.position - before, self._clock() - began)
+                self._pace.note(fetch.position + filled - before, self._clock() - began)
             if fetch.position >= fetch.end or fetch.is_unwanted:
                 return
-            futile = 0 if fetch.position > before else futile + 1
+            futile = 0 if fetch.position + filled > reached else futile + 1
+            reached = max(reached, fetch.position + filled)
             if futile >= ATTEMPTS:
                 raise Unavailable(f"{_name(content)}: the transfer was cut {ATTEMPTS} times")
-            log.info("file %s: cut after byte %d; asking for the rest", content.file.id, fetch.position)
+            log.info("file %s: cut after byte %d; asking for the rest", content.file.id, fetch.position + filled)
 
     def _takes_whole(self, content: Content, fetch: Fetch) -> bool:
         """Let *fetch* be the one that brings the whole file; False if another one does."""
@@ -247,20 +248,29 @@ class Fetcher:
             fetch.end = content.size
         return True
 
-    def _receive(self, content: Content, fetch: Fetch, stream: ContentStream, buffer: memoryview) -> None:
-        """Take what a transfer brings, whole blocks at a time, until its end or the fetch's."""
-        filled = 0
+    def _receive(self, content: Content, fetch: Fetch, stream: ContentStream, buffer: memoryview, filled: int) -> int:
+        """Take what a transfer brings until its end or the fetch's, passing on each block as it completes.
+
+        *filled* bytes of a block are in the buffer already; return how many are at the end.
+        """
         while fetch.position < fetch.end and not fetch.is_unwanted:
             room = min(len(buffer), fetch.end - fetch.position)
-            count = stream.readinto(buffer[filled:room])
+            try:
+                count = stream.readinto(buffer[filled:room])
+            except Unavailable:  # cut: what came is good
+                count = 0
             if count == 0:
-                return
+                break
             filled += count
             done = filled if fetch.position + filled == fetch.end else filled - filled % BLOCK_BYTES
             if done:
-                self._deliver(content, fetch, buffer[:done])
+                try:
+                    self._deliver(content, fetch, buffer[:done])
+                except Unavailable:  # not as it came before: not taken, and asked for again
+                    return 0
                 buffer[: filled - done] = buffer[done:filled]
                 filled -= done
+        return filled
 
     def _fetch_whole(self, content: Content, fetch: Fetch) -> None:
         """Bring a small file in one request and verify it before anybody sees it; once more if it is wrong."""
