@@ -295,9 +295,10 @@ class DiskCache:
             (self._root / name).unlink()
 
     def _warn(self, error: OSError) -> None:
-        if not self._has_warned:
+        with self._lock:
+            is_first, self._has_warned = not self._has_warned, True
+        if is_first:
             log.warning("the cache %s cannot be written (%s); reads go on without it", self._root, error)
-            self._has_warned = True
 
 
 class _Sizes(LRUCache[str, int]):
