@@ -72,7 +72,7 @@ def settle(engine: ContentEngine) -> None:
 FILES = st.lists(st.tuples(st.sampled_from(SIZES), st.integers(0, 1)), min_size=1, max_size=3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     files=FILES,
     seed=st.integers(0, 1 << 30),
@@ -110,7 +110,7 @@ def test_any_reads_give_the_slices(
                     list(pool.map(read, range(4)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(files=FILES, seed=st.integers(0, 1 << 30), wrongs=st.sampled_from([0.05, 0.3]), has_ranges=st.booleans())
 def test_wrong_bytes_are_never_read_to_the_end(
     files: list[tuple[int, int]], seed: int, wrongs: float, has_ranges: bool
@@ -139,7 +139,7 @@ def test_wrong_bytes_are_never_read_to_the_end(
             list(pool.map(read, range(4)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(size=st.sampled_from(SIZES), seed=st.integers(0, 1 << 30), wrongs=st.sampled_from([0.1, 0.5]))
 def test_verified_first_means_that_no_wrong_byte_is_seen(size: int, seed: int, wrongs: float) -> None:
     """With every file verified before its first byte: right bytes or an error, also where files displace each other."""
