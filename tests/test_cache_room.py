@@ -269,6 +269,30 @@ def test_a_writer_that_ended_before_its_first_byte_leaves_nothing_wrong(start: O
     assert VICTIM.read(start()) == VICTIM.bytes(0, VICTIM.size)
 
 
+def test_a_file_that_is_cut_while_it_is_open_is_a_miss(start: Open, tmp_path: Path) -> None:
+    """Bytes that were here and are no more are fetched again, not made up."""
+    cache = start()
+    VICTIM.write(cache)
+    assert VICTIM.read(cache) is not None
+    os.truncate(files(tmp_path)[0], ONE)
+    assert VICTIM.read(cache, BLOCK_BYTES) is None
+    assert VICTIM.read(cache, 0, BLOCK_BYTES) == VICTIM.bytes(0, BLOCK_BYTES)
+    assert VICTIM.write(cache)
+    assert VICTIM.read(cache) == VICTIM.bytes(0, VICTIM.size)
+
+
+def test_who_reads_what_another_one_removed_notices_in_a_minute(start: Open, tmp_path: Path) -> None:
+    """A segment whose file is gone is read on, then let go: its bytes do not stay on disk for ever."""
+    seconds = [1e6]
+    one, other = start(), start(clock=lambda: seconds[0])
+    VICTIM.write(one)
+    assert VICTIM.read(other) is not None
+    one.drop(VICTIM.identity, VICTIM.size)
+    seconds[0] += 100
+    assert VICTIM.read(other) == VICTIM.bytes(0, VICTIM.size)
+    assert VICTIM.read(other) is None
+
+
 def test_what_another_one_removed_is_written_anew(start: Open, tmp_path: Path) -> None:
     """Who takes over a file that has been removed meanwhile does not write into what nobody finds."""
     one, other = start(), start()

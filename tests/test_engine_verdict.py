@@ -114,6 +114,41 @@ def test_a_file_larger_than_the_cache_is_verified_as_it_passes(begin: Begin) -> 
         handle.close()
 
 
+def test_who_reads_the_end_waits_for_the_verdict_though_the_beginning_is_gone(begin: Begin) -> None:
+    """What has left the cache was looked at: the last bytes are not served before it is known to be right."""
+    source, (data, file) = source_of(SIZE), made(SIZE)
+    engine = begin(source, 12 * MIB)
+    source.files[file.id] = changed(data, 5)
+    handle = engine.open(file)
+    check = handle._content.check
+    assert check is not None
+    is_waited_for, conclude, wait = threading.Event(), check.conclude, check.idle.wait
+
+    def conclude_late() -> None:
+        assert is_waited_for.wait(LONG_S)
+        conclude()
+
+    def wait_for_it(timeout: float | None = None) -> bool:
+        is_waited_for.set()
+        return wait(timeout)
+
+    check.conclude = conclude_late  # type: ignore[method-assign]
+    check.idle.wait = wait_for_it  # type: ignore[method-assign]
+
+    def read_to_the_end() -> None:
+        for at in range(0, SIZE, MIB):
+            handle.read(at, MIB)
+            source.wait_until(lambda: source.under_way == 0)
+            while check.at < at + MIB:
+                pass
+
+    try:
+        with pytest.raises(Corrupt):
+            read_to_the_end()
+    finally:
+        is_waited_for.set()
+
+
 @pytest.mark.parametrize("is_right", [True, False])
 def test_what_replaces_a_damaged_block_of_a_verified_file_is_verified(
     begin: Begin, tmp_path: Path, is_right: bool

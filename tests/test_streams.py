@@ -148,6 +148,14 @@ def test_no_more_run_at_a_time_than_threads(four: Work) -> None:
     assert four.most == 4
 
 
+def test_a_thread_that_is_about_to_wake_counts_for_one_job(four: Work) -> None:
+    """Where one thread is idle and jobs come all at once, each of them gets a thread."""
+    four.submit("first")
+    four.wait_until(lambda: four.done == ["first"])
+    four.hold(4, is_urgent=True)
+    four.gate.set()
+
+
 def test_read_ahead_leaves_room_for_readers(four: Work) -> None:
     """Of four threads read-ahead takes two: a reader that comes finds a free one at once, while all else stands."""
     four.hold(2)
