@@ -120,7 +120,7 @@ def test_who_reads_the_end_waits_for_the_verdict_though_the_beginning_is_gone(be
     engine = begin(source, 12 * MIB)
     source.files[file.id] = changed(data, 5)
     handle = engine.open(file)
-    check = handle._content.check
+    check = handle.content.check
     assert check is not None
     is_waited_for, conclude, wait = threading.Event(), check.conclude, check.idle.wait
 
