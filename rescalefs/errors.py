@@ -13,6 +13,7 @@
     ├── DeadlineExceeded    no answer in the time that a caller may be kept waiting
     ├── NoAttribute         no such extended attribute
     ├── NotSupported        a class of extended attributes that does not exist here
+    ├── Repeated            what failed a moment ago was asked for once more
     └── Unavailable         the API or the network failed; nothing is known about the data
         ├── Refused         the API answered, and said no in a way no retry mends
         ├── NotUploaded     the API lists the file, but its bytes have not arrived there
@@ -72,6 +73,14 @@ class NoAttribute(RescaleError):
 
 class NotSupported(RescaleError):
     """Extended attributes of that class do not exist here."""
+
+
+class Repeated(RescaleError):
+    """The same bytes were asked for again right after they could not be had; *first* is what kept them away."""
+
+    def __init__(self, first: RescaleError) -> None:
+        super().__init__(str(first))
+        self.first = first
 
 
 class Unavailable(RescaleError):

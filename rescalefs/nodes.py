@@ -7,15 +7,20 @@ Nodes know neither FUSE nor errno; they raise rescalefs errors.
 from __future__ import annotations
 
 import stat
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from rescalefs.content.engine import ContentEngine, ContentHandle
 from rescalefs.control import ActKey, Controls, check_payload
-from rescalefs.errors import NotFound, NotUploaded, ReadOnly
+from rescalefs.errors import NotFound, NotUploaded, ReadOnly, Repeated, RescaleError
 from rescalefs.follow import Follower, LiveHandle, LiveKey
 from rescalefs.models import RemoteFile
+
+# The kernel asks a second time for what its read-ahead could not get, within milliseconds; without this its reader
+# would wait for twice the deadline.
+_ASKED_AGAIN_S = 1.0
 
 
 class Attributes(NamedTuple):
@@ -262,15 +267,34 @@ def refresh_file(refresh: Callable[[], None], modified_ns: int) -> Command:
     return Command(command, lambda: b"write 1 to ask Rescale again\n", modified_ns, is_read_only=False)
 
 
+class _Failure(NamedTuple):
+    start: int
+    end: int
+    failed_at: float
+    error: RescaleError
+
+
 class _OutputHandle(_ReadHandle):
     is_direct = False
 
     def __init__(self, content: ContentHandle) -> None:
         self._content = content
         self.identity = content.identity
+        self._failures: tuple[_Failure, ...] = ()  # of the last moment; replaced as a whole, by any thread
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
-        return self._content.readinto(offset, buffer)
+        end = offset + len(buffer)
+        for failure in self._failures:
+            is_fresh = time.monotonic() - failure.failed_at < _ASKED_AGAIN_S
+            if is_fresh and failure.start <= offset and end <= failure.end:
+                raise Repeated(failure.error)
+        try:
+            return self._content.readinto(offset, buffer)
+        except RescaleError as error:
+            now = time.monotonic()
+            fresh = [failure for failure in self._failures if now - failure.failed_at < _ASKED_AGAIN_S]
+            self._failures = (*fresh, _Failure(offset, end, now, error))
+            raise
 
     def close(self) -> None:
         self._content.close()

@@ -53,6 +53,7 @@ _LEVELS: Mapping[type[BaseException], int] = {
     errors.IsADirectory: logging.DEBUG,
     errors.NoAttribute: logging.DEBUG,
     errors.NotSupported: logging.DEBUG,
+    errors.Repeated: logging.DEBUG,
     errors.ReadOnly: logging.DEBUG,
     errors.BadCommand: logging.INFO,
     errors.NotPossibleNow: logging.INFO,
@@ -71,6 +72,8 @@ _INODE_BITS = (1 << 63) - 1
 
 def errno_of(error: BaseException) -> int:
     """Return the errno for *error*: that of its nearest base class in `ERRNO`, else EIO."""
+    if isinstance(error, errors.Repeated):
+        return errno_of(error.first)
     return next((ERRNO[kind] for kind in type(error).__mro__ if kind in ERRNO), errno.EIO)
 
 
