@@ -2,6 +2,7 @@
 
     RescaleError
     ├── NotFound            no such job, run or file
+    ├── NameTooLong         a name that no file can have
     ├── NotADirectory       a path goes on below a file
     ├── IsADirectory        a directory was opened as a file
     ├── ReadOnly            a change that no mount of results can make
@@ -29,6 +30,10 @@ class RescaleError(Exception):
 
 class NotFound(RescaleError):
     """No such job, run, file or name."""
+
+
+class NameTooLong(RescaleError):
+    """A name is longer than any name in the mount can be."""
 
 
 class NotADirectory(RescaleError):

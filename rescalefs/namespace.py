@@ -22,9 +22,10 @@ from rescalefs.ahead import FilesAhead
 from rescalefs.catalog import Catalog, RunState, RunView
 from rescalefs.content.engine import ContentEngine
 from rescalefs.control import ActKey, Controls
-from rescalefs.errors import NotADirectory, NotFound
+from rescalefs.errors import NameTooLong, NotADirectory, NotFound
 from rescalefs.follow import Follower, LiveKey
 from rescalefs.models import RemoteFile
+from rescalefs.names import MAX_NAME_BYTES
 from rescalefs.nodes import (
     Directory,
     Entry,
@@ -72,6 +73,7 @@ class Namespace:
 
         Raises:
             NotFound: there is nothing of that name.
+            NameTooLong: there can be nothing of that name.
             NotADirectory: the path goes on below something that is none.
         """
         node: Node = self._root
@@ -79,6 +81,8 @@ class Namespace:
             if name:
                 if not isinstance(node, Directory):
                     raise NotADirectory(f"{path} goes on below a file")
+                if len(name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
+                    raise NameTooLong(f"{path} has a name of more than {MAX_NAME_BYTES} bytes")
                 node = node.child(name)
         return node
 

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 # The nearest base class of an error decides. EIO for all that failed on the way to the bytes.
 ERRNO: Mapping[type[BaseException], int] = {
     errors.NotFound: errno.ENOENT,
+    errors.NameTooLong: errno.ENAMETOOLONG,
     errors.NotADirectory: errno.ENOTDIR,
     errors.IsADirectory: errno.EISDIR,
     errors.ReadOnly: errno.EROFS,
@@ -49,6 +50,7 @@ ERRNO: Mapping[type[BaseException], int] = {
 # shell has said so; anything else means that a program saw an error where it expected data.
 _LEVELS: Mapping[type[BaseException], int] = {
     errors.NotFound: logging.DEBUG,
+    errors.NameTooLong: logging.DEBUG,
     errors.NotADirectory: logging.DEBUG,
     errors.IsADirectory: logging.DEBUG,
     errors.NoAttribute: logging.DEBUG,
