@@ -17,7 +17,9 @@ import platformdirs
 from rescalefs import __version__, log, mount, system
 from rescalefs.binding import Binding, NoFuse, load
 from rescalefs.config import (
+    DATA_DEADLINE_S,
     DEFAULT_CACHE_SIZE,
+    METADATA_DEADLINE_S,
     Settings,
     parse_mount_options,
     parse_size,
@@ -30,6 +32,7 @@ from rescalefs.terminal import Exit, Failure, check_account, leave
 from rescalefs.wait_command import wait_command
 
 F = TypeVar("F", bound=Callable[..., Any])
+_SECONDS = click.FloatRange(min=0.1, max=3600.0)
 # A mount whose process ends cleanly is gone in milliseconds.
 _UNMOUNTED_S = 10.0
 
@@ -81,6 +84,22 @@ def main() -> None:
     show_default=True,
     help="Compare files over 4 MiB with their checksum before the last, or before the first byte is read.",
 )
+@click.option(
+    "--metadata-deadline",
+    type=_SECONDS,
+    default=METADATA_DEADLINE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest wait for names and sizes.",
+)
+@click.option(
+    "--data-deadline",
+    type=_SECONDS,
+    default=DATA_DEADLINE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest wait for bytes.",
+)
 @click.option("--read-only", is_flag=True, help="Refuse stop and snapshot.")
 @click.option("--allow-other", is_flag=True, help="Let other users of this machine read the mount.")
 @click.option("-o", "options", multiple=True, metavar="OPT[,OPT]", help="Options as in fstab: ro, allow_other, …")
@@ -108,6 +127,8 @@ def mount_command(
     cache_dir: Path | None,
     cache_size: int,
     verify: str,
+    metadata_deadline: float,
+    data_deadline: float,
     read_only: bool,
     allow_other: bool,
     options: tuple[str, ...],
@@ -130,6 +151,8 @@ def mount_command(
         is_verified_first=verify == "first",
         is_read_only=read_only,
         allow_other=allow_other,
+        metadata_deadline_s=metadata_deadline,
+        data_deadline_s=data_deadline,
         fuse_options=fuse_options,
     )
     loaded = _check_fuse(settings, binding)

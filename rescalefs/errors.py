@@ -2,6 +2,7 @@
 
     RescaleError
     ├── NotFound            no such job, run or file
+    ├── NameTooLong         a name that no file can have
     ├── NotADirectory       a path goes on below a file
     ├── IsADirectory        a directory was opened as a file
     ├── ReadOnly            a change that no mount of results can make
@@ -13,6 +14,7 @@
     ├── DeadlineExceeded    no answer in the time that a caller may be kept waiting
     ├── NoAttribute         no such extended attribute
     ├── NotSupported        a class of extended attributes that does not exist here
+    ├── Repeated            what failed a moment ago was asked for once more
     └── Unavailable         the API or the network failed; nothing is known about the data
         ├── Refused         the API answered, and said no in a way no retry mends
         ├── NotUploaded     the API lists the file, but its bytes have not arrived there
@@ -28,6 +30,10 @@ class RescaleError(Exception):
 
 class NotFound(RescaleError):
     """No such job, run, file or name."""
+
+
+class NameTooLong(RescaleError):
+    """A name is longer than any name in the mount can be."""
 
 
 class NotADirectory(RescaleError):
@@ -72,6 +78,14 @@ class NoAttribute(RescaleError):
 
 class NotSupported(RescaleError):
     """Extended attributes of that class do not exist here."""
+
+
+class Repeated(RescaleError):
+    """The same bytes were asked for again right after they could not be had; *first* is what kept them away."""
+
+    def __init__(self, first: RescaleError) -> None:
+        super().__init__(str(first))
+        self.first = first
 
 
 class Unavailable(RescaleError):

@@ -56,15 +56,19 @@ class Loader:
         Raises:
             Unavailable: the mount is being closed.
         """
+        return self._join(key, work)[0]
+
+    def _join(self, key: Hashable, work: Callable[[], T]) -> tuple[Future[T], bool]:
+        """Do as `begin` does, and tell whether the flight was on its way already."""
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
-                return flight
+                return flight, True
             if self._pool is None:
                 raise Unavailable("the mount is closing")
             flight = self._flights[key] = Future()
             self._pool.submit(self._fly, key, flight, work)
-        return flight
+        return flight, False
 
     def load(self, key: Hashable, work: Callable[[], T], what: str) -> T:
         """Return the result of *work*, shared with all who ask for *key* meanwhile.
@@ -73,7 +77,13 @@ class Loader:
             DeadlineExceeded: the answer took longer than this loader lets a caller wait; *what* names the thing.
             RescaleError: whatever *work* raised.
         """
-        return self.result(self.begin(key, work), what)
+        flight, is_old = self._join(key, work)
+        try:
+            return self.result(flight, what)
+        except DeadlineExceeded:
+            if not (is_old and flight.done() and patience_s(self._wait_s) > 0):
+                raise
+        return self.result(self.begin(key, work), what)  # the time of those who began it was over, ours is not
 
     def result(self, flight: Future[T], what: str) -> T:
         """Wait for *flight* no longer than this loader lets a caller wait, and than the caller's own time allows.

@@ -28,11 +28,11 @@ from rescalefs.ahead import FilesAhead
 from rescalefs.catalog import Catalog, RunState, RunView
 from rescalefs.content.engine import ContentEngine
 from rescalefs.control import ActKey, Controls
-from rescalefs.errors import NotADirectory, NotFound, RescaleError
+from rescalefs.errors import NameTooLong, NotADirectory, NotFound, RescaleError
 from rescalefs.events import Events
 from rescalefs.follow import Follower
 from rescalefs.models import Job, RemoteFile
-from rescalefs.names import escape, with_id
+from rescalefs.names import MAX_NAME_BYTES, escape, with_id
 from rescalefs.nodes import (
     Directory,
     Entry,
@@ -82,6 +82,7 @@ class Namespace:
 
         Raises:
             NotFound: there is nothing of that name.
+            NameTooLong: there can be nothing of that name.
             NotADirectory: the path goes on below something that is none.
         """
         node: Node = self._root
@@ -89,6 +90,8 @@ class Namespace:
             if name:
                 if not isinstance(node, Directory):
                     raise NotADirectory(f"{path} goes on below a file")
+                if len(name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
+                    raise NameTooLong(f"{path} has a name of more than {MAX_NAME_BYTES} bytes")
                 node = node.child(name)
         return node
 

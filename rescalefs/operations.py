@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 # The nearest base class of an error decides. EIO for all that failed on the way to the bytes.
 ERRNO: Mapping[type[BaseException], int] = {
     errors.NotFound: errno.ENOENT,
+    errors.NameTooLong: errno.ENAMETOOLONG,
     errors.NotADirectory: errno.ENOTDIR,
     errors.IsADirectory: errno.EISDIR,
     errors.ReadOnly: errno.EROFS,
@@ -49,10 +50,12 @@ ERRNO: Mapping[type[BaseException], int] = {
 # shell has said so; anything else means that a program saw an error where it expected data.
 _LEVELS: Mapping[type[BaseException], int] = {
     errors.NotFound: logging.DEBUG,
+    errors.NameTooLong: logging.DEBUG,
     errors.NotADirectory: logging.DEBUG,
     errors.IsADirectory: logging.DEBUG,
     errors.NoAttribute: logging.DEBUG,
     errors.NotSupported: logging.DEBUG,
+    errors.Repeated: logging.DEBUG,
     errors.ReadOnly: logging.DEBUG,
     errors.BadCommand: logging.INFO,
     errors.NotPossibleNow: logging.INFO,
@@ -71,6 +74,8 @@ _INODE_BITS = (1 << 63) - 1
 
 def errno_of(error: BaseException) -> int:
     """Return the errno for *error*: that of its nearest base class in `ERRNO`, else EIO."""
+    if isinstance(error, errors.Repeated):
+        return errno_of(error.first)
     return next((ERRNO[kind] for kind in type(error).__mro__ if kind in ERRNO), errno.EIO)
 
 

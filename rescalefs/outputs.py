@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import stat
+import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from rescalefs.content.engine import ContentEngine, ContentHandle
-from rescalefs.errors import NotUploaded, ReadOnly
+from rescalefs.errors import NotUploaded, ReadOnly, Repeated, RescaleError
 from rescalefs.follow import Follower, LiveHandle
 from rescalefs.models import RemoteFile, time_text
 from rescalefs.nodes import Attributes, BytesHandle, File, Handle, ReadHandle
 from rescalefs.tailing import LiveKey
+
+# The kernel asks a second time for what its read-ahead could not get, within milliseconds; without this its reader
+# would wait for twice the deadline.
+_ASKED_AGAIN_S = 1.0
+
+
+class _Failure(NamedTuple):
+    start: int
+    end: int
+    failed_at: float
+    error: RescaleError
 
 
 class _OutputHandle(ReadHandle):
@@ -18,9 +31,21 @@ class _OutputHandle(ReadHandle):
         self._content = content
         self.is_direct = is_direct
         self.identity = content.identity
+        self._failures: tuple[_Failure, ...] = ()  # of the last moment; replaced as a whole, by any thread
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
-        return self._content.readinto(offset, buffer)
+        end = offset + len(buffer)
+        for failure in self._failures:
+            is_fresh = time.monotonic() - failure.failed_at < _ASKED_AGAIN_S
+            if is_fresh and failure.start <= offset and end <= failure.end:
+                raise Repeated(failure.error)
+        try:
+            return self._content.readinto(offset, buffer)
+        except RescaleError as error:
+            now = time.monotonic()
+            fresh = [failure for failure in self._failures if now - failure.failed_at < _ASKED_AGAIN_S]
+            self._failures = (*fresh, _Failure(offset, end, now, error))
+            raise
 
     def close(self) -> None:
         self._content.close()

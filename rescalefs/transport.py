@@ -24,12 +24,13 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 from urllib3.exceptions import InvalidHeader
+from urllib3.exceptions import TimeoutError as TransferTimeout
 from urllib3.util import Retry
 
 from rescalefs import __version__
 from rescalefs.budget import Budget
 from rescalefs.credentials import Key
-from rescalefs.errors import AccessDenied, Corrupt, NotFound, Refused, RescaleError, Unavailable
+from rescalefs.errors import AccessDenied, Corrupt, DeadlineExceeded, NotFound, Refused, RescaleError, Unavailable
 from rescalefs.timing import Clock, remaining_s
 from rescalefs.transfer import TRANSPORT_ERRORS, Transfer, begun, cause
 
@@ -208,13 +209,13 @@ class Transport:
         Raises:
             NotFound, AccessDenied, Refused: the API said so.
             Unavailable, Corrupt: it failed, and went on failing.
-            DeadlineExceeded: the budget leaves no time for a try.
+            DeadlineExceeded: the budget leaves no time for a try, or the last one got no answer.
         """
         what = f"GET {path}"
         url = f"{self.origin}/api/v2/{path}"
         while True:
             self._budget.take(scope, deadline_at)
-            status, wait_s = 0, None
+            status, wait_s, is_silent = 0, None, False
             failure: RescaleError
             try:
                 response = self._follow(endpoint, url, headers, deadline_at)
@@ -235,6 +236,7 @@ class Transport:
                 raise Refused(f"{what}: {cause(error)}", status) from None
             except TRANSPORT_ERRORS as error:
                 failure = Unavailable(f"{what}: cannot reach {urlsplit(url).netloc}: {cause(error)}")
+                is_silent = isinstance(error, (requests.Timeout, TransferTimeout))
             if not retry.total:
                 if status == 429:  # who asks once only makes all others wait, too
                     self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s)
@@ -244,7 +246,7 @@ class Transport:
             if status == 429:
                 self._budget.throttled(scope, back_off_s)
             if self._clock() + back_off_s >= deadline_at:
-                raise failure
+                raise DeadlineExceeded(f"{what}: no answer in time: {failure}") if is_silent else failure
             is_loud = len(retry.history) >= 3  # the first hiccups are every network's; what lasts is worth a warning
             log.log(logging.WARNING if is_loud else logging.INFO, "%s; again in %.1f s", failure, back_off_s)
             self._sleep(back_off_s)

@@ -150,40 +150,34 @@ def binding(request: pytest.FixtureRequest) -> str:
     return name
 
 
+def mount_at(home: Path, binding: str, emulator: Emulator, *args: str, **more: str) -> Mounted:
+    """Prepare a mount of an emulator below *home*; keywords go into its environment. It is not mounted yet."""
+    point = home / "rescale"
+    point.mkdir(parents=True)
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
+        "RESCALE_API_URL": emulator.origin,
+        "RESCALE_API_KEY": emulator.key,
+        **more,
+    }
+    command = [sys.executable, "-m", "rescalefs", "mount", "--foreground", "--binding", binding]
+    cache, log_file = home / "cache", home / "log"
+    options = ["--cache-dir", str(cache), "--cache-size", "1G", "--log-level", "debug", *args]
+    log_file.touch()
+    return Mounted(point, emulator, cache, log_file, command, environ, args=options)
+
+
 @pytest.fixture
 def mount_of(binding: str, tmp_path: Path) -> Iterator[Callable[..., Mounted]]:
     """Make mounts of emulators: `mount_of(emulator, "--read-only")`; keywords go into the environment."""
     made: list[Mounted] = []
 
     def make(emulator: Emulator, *args: str, **more: str) -> Mounted:
-        home = tmp_path / f"mount{len(made)}"
-        point = home / "rescale"
-        point.mkdir(parents=True)
-        environ = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "LANG": "C.UTF-8",
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
-            "RESCALE_API_URL": emulator.origin,
-            "RESCALE_API_KEY": emulator.key,
-            **more,
-        }
-        command = [
-            sys.executable,
-            "-m",
-            "rescalefs",
-            "mount",
-            "--foreground",
-            "--binding",
-            binding,
-            "--log-level",
-            "debug",
-        ]
-        cache = home / "cache"
-        options = ["--cache-dir", str(cache), "--cache-size", "1G", "--log-level", "debug", *args]
-        mounted = Mounted(point, emulator, cache, home / "log", command, environ, args=options)
+        mounted = mount_at(tmp_path / f"mount{len(made)}", binding, emulator, *args, **more)
         made.append(mounted)
-        mounted.log_file.touch()
         mounted.mount()
         return mounted
 

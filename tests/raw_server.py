@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -38,9 +39,13 @@ Script = Step | tuple[Step, ...]
 
 
 class RawServer:
-    """Listens on loopback while its block lasts. `heads` are the requests as they came, oldest first."""
+    """Listens on loopback while its block lasts, with TLS if it is given a context.
 
-    def __init__(self, *scripts: Script) -> None:
+    `heads` are the requests as they came, oldest first.
+    """
+
+    def __init__(self, *scripts: Script, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._scripts = [script if isinstance(script, tuple) else (READ, script) for script in scripts]
         self.heads: list[str] = []
         self.connections = 0
@@ -52,7 +57,7 @@ class RawServer:
     @property
     def origin(self) -> str:
         """The address for clients."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     def requests(self, method: str) -> int:
         """Return how many requests with *method* came."""
@@ -87,8 +92,12 @@ class RawServer:
             self._begin(self._play, connection, script)
 
     def _play(self, connection: socket.socket, script: tuple[Step, ...]) -> None:
-        with connection, contextlib.suppress(OSError):  # a client that goes away is its own business
+        # A client that goes away, or does not trust our certificate, is its own business.
+        with contextlib.suppress(OSError), contextlib.ExitStack() as exits:
             connection.settimeout(_LONGEST_S)
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            exits.enter_context(connection)
             rest, head = b"", ""
             for step in script:
                 if step is READ:

@@ -98,6 +98,25 @@ def segments_on_disk(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("v2/*/*"))
 
 
+class ShortSource(Source):
+    """Ends every answer before a certain byte, as if that were all."""
+
+    def contents(self, file_id: str, start: int, end: int | None, *, deadline_at: float) -> Stream:
+        self.asked.append((file_id, start, end))
+        data = self.files[file_id]
+        return Stream(data, start, max(start, MIB - 100) if start < MIB else end, None)
+
+
+def test_a_range_that_never_gets_whole_is_given_up(make: Make) -> None:
+    """Who waits for bytes that come and for bytes that do not gets the error, after few requests."""
+    source = ShortSource(f=BIG)
+
+    with pytest.raises(Unavailable, match="cut"):
+        make(source).open(remote("f", BIG)).read(MIB - 2 * BLOCK_BYTES, 2 * BLOCK_BYTES)
+
+    assert len(source.asked) < 50
+
+
 @pytest.mark.parametrize("data", [b"", b"x", SMALL, BIG], ids=["empty", "one", "small", "big"])
 def test_a_file_is_read_whole_and_then_from_disk(make: Make, data: bytes) -> None:
     """Every byte is the source's, and another process asks for none of them."""

@@ -249,7 +249,7 @@ def test_another_reader_keeps_what_he_waits_for(begin: Begin) -> None:
         reads = [pool.submit(first.read, 5 * MIB, READ)]
         source.wait_until(lambda: source.under_way > 0)
         reads.append(pool.submit(second.read, 5 * MIB, READ))
-        while len(first._content.waits) < 2:
+        while len(first.content.waits) < 2:
             pass
         first.close()
         source.let_go()

@@ -75,6 +75,26 @@ def test_an_answer_is_not_kept(loader: Loader) -> None:
     assert [loader.load("key", lambda: next(answers), "x") for _ in range(2)] == [1, 2]
 
 
+def test_who_joins_a_flight_whose_time_is_over_has_a_try_of_his_own(gate: threading.Event) -> None:
+    """The deadline of those who asked first is not that of who came later: he asks again."""
+
+    class Watched(Loader):
+        def result(self, flight: Future[Any], what: str) -> Any:
+            gate.set()  # the caller has joined
+            return super().result(flight, what)
+
+    def late() -> object:
+        assert gate.wait(LONG_S)
+        raise DeadlineExceeded("no answer in time")
+
+    with closing(Watched("test", 2, LONG_S)) as loader:
+        loader.start()
+        loader.begin("key", late)
+        assert loader.load("key", lambda: "an answer", "x") == "an answer"
+        with pytest.raises(DeadlineExceeded):
+            loader.load("key", late, "x")  # his own
+
+
 def test_different_questions_are_different_work(loader: Loader, gate: threading.Event) -> None:
     """A question that hangs holds up its own askers alone."""
     hanging = loader.begin("slow", lambda: gate.wait(LONG_S))

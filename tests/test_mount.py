@@ -252,6 +252,21 @@ def test_a_file_still_being_uploaded_is_listed_and_gives_eio(run: Run, mounted: 
     assert f"file {file.id} (half) is listed, but its upload is not complete" in mounted.log
 
 
+def test_a_read_that_fails_is_tried_once(outputs: Path, mounted: Mounted, emulator: Emulator) -> None:
+    """The kernel asks again for what its read-ahead could not get; that costs no request and no second line."""
+    emulator.faults.add(endpoint="contents", status=403)
+    emulator.reset_counts()
+
+    with open(outputs / "process_output.log", "rb", buffering=0) as file:
+        with pytest.raises(PermissionError):
+            file.read()
+        assert emulator.requests["contents"] == 1
+        assert mounted.log.count("ERROR") == 1
+
+    emulator.faults.clear()
+    assert (outputs / "process_output.log").read_bytes() == FILES["process_output.log"]
+
+
 def test_attributes_tell_ids_and_checksum(outputs: Path, run: Run) -> None:
     """user.rescale.* name the file, its run and its checksum; ls -l is not slowed by other classes."""
     file = next(file for file in run.files if file.relative_path == "case/0/U")

@@ -185,6 +185,13 @@ def test_a_body_that_stalls_is_left_at_the_deadline(ask: Callable[..., Any]) -> 
         ask(server, within_s=0.2, is_retried=False)
 
 
+def test_silence_until_the_deadline_is_a_lack_of_time(ask: Callable[..., Any]) -> None:
+    """A server that says nothing, or nothing more, until no time is left for another try: no answer in time."""
+    for script in ((READ, STALL), (READ, reply(200, b'{"go', Content_Length="14"), STALL)):
+        with RawServer(script) as server, pytest.raises(DeadlineExceeded, match="no answer in time"):
+            ask(server, within_s=0.2)
+
+
 def test_a_body_that_drips_is_left_at_the_deadline(ask: Callable[..., Any], clock: ManualClock) -> None:
     """Bytes that come one by one do not carry a request past its deadline."""
 

@@ -83,5 +83,5 @@ class Content:
         """Let those look again who wait for bytes in [start, end). Called with the lock held."""
         for wait in self.waits:
             if wait.start < end and start < wait.end:
-                wait.error = error
+                wait.error = wait.error or error  # bytes of another fetch that came are no comfort
                 wait.happened.set()

@@ -1,0 +1,143 @@
+"""Tries every row of `tests/faults.py` on a real mount of each binding, and prints what was seen.
+
+    python -m tests.fault_table
+
+For each row there is a job of its own: what is asked before is asked, the fault begins, the operation runs, the fault
+ends, and the operation runs again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rescalefs.emulator.jobs import Run
+from rescalefs.emulator.server import Emulator
+from rescalefs.emulator.world import World
+from tests.conftest import BINDINGS, Mounted, missing, mount_at
+from tests.faults import BIG_LS, ENDPOINTS, FAULTS, LIVE_CAT, LS, Fault
+
+# Of these mounts; users wait longer. Retries wait for 0.3, 0.6, 1.1 and 2.1 s: those after the third are too late.
+DEADLINE_S = 3.0
+# Fewer than the mount has threads for listings, so that no row waits for another one.
+_SIDE_BY_SIDE = 8
+_READ_BYTES = 128 << 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was seen of one row on one mount; *log* are the lines about its job and its file."""
+
+    hits: int  # requests that met the fault
+    errno: int
+    seconds: float
+    wrong_bytes: int
+    has_recovered: bool
+    log: tuple[str, ...]
+
+
+@functools.cache
+def outcomes() -> dict[str, dict[Fault, Outcome]]:
+    """Try all rows with every binding that is here, both at once: most of the time is spent waiting."""
+    bindings = [binding for binding in BINDINGS if missing(binding) is None]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(bindings, pool.map(_outcomes_with, bindings), strict=True))
+
+
+def _outcomes_with(binding: str) -> dict[Fault, Outcome]:
+    world = World()
+    runs = {fault: _run_for(world, number, fault) for number, fault in enumerate(FAULTS)}
+    with tempfile.TemporaryDirectory() as directory, Emulator(world) as emulator:
+        seconds = str(DEADLINE_S)
+        deadlines = ("--metadata-deadline", seconds, "--data-deadline", seconds)
+        mounted = mount_at(Path(directory, "home"), binding, emulator, *deadlines, RESCALEFS_BUDGET="off")
+        try:
+            mounted.mount()
+            os.listdir(mounted.jobs)
+            with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+                together = [fault for fault in FAULTS if not fault.is_alone]
+                tried = zip(together, pool.map(lambda fault: _try(mounted, fault, runs[fault]), together), strict=True)
+                found = dict(tried)
+            found.update((fault, _try(mounted, fault, runs[fault])) for fault in FAULTS if fault.is_alone)
+        finally:
+            mounted.clean_up()
+    return found
+
+
+def _run_for(world: World, number: int, fault: Fault) -> Run:
+    job = world.add_job(f"Fault{number}")
+    if fault.operation == LIVE_CAT:
+        return job.add_run(live=fault.files())
+    return job.add_run(finished=True, files=fault.files())
+
+
+def _try(mounted: Mounted, fault: Fault, run: Run) -> Outcome:
+    top = mounted.jobs / run.job.id / "runs" / run.id
+    is_listing = fault.operation in (LS, BIG_LS)
+    os.listdir(top.parent if is_listing else top)
+    file_id = run.files[0].id if run.files else ""
+    about = re.compile(rf"\b({run.job.id}|{file_id or run.job.id})\b")
+    effects = dict(fault.effects)
+    path = f"/files/{file_id}/" if ENDPOINTS[fault.operation] == "contents" else f"/jobs/{run.job.id}/"
+    with fault.server(fault.files()["file"]) if fault.server else contextlib.nullcontext(None) as origin:
+        if origin is not None:
+            effects["redirect"] = f"{origin}/elsewhere"
+        added = mounted.emulator.faults.add(endpoint=ENDPOINTS[fault.operation], path=path, **effects)
+        before = len(mounted.log)
+        began = time.monotonic()
+        code, wrong_bytes = _operate(fault, top)
+        seconds = time.monotonic() - began
+        log = mounted.log[before:].splitlines()
+        mounted.emulator.faults.remove(added)
+    again = _operate(fault, top)
+    return Outcome(added.hits, code, seconds, wrong_bytes, again == (0, 0), tuple(filter(about.search, log)))
+
+
+def _operate(fault: Fault, top: Path) -> tuple[int, int]:
+    """List, or read from begin to end; return the errno and how much was wrong before it came."""
+    files = fault.files()
+    if fault.operation in (LS, BIG_LS):
+        try:
+            return 0, len(set(os.listdir(top)) ^ set(files))
+        except OSError as error:
+            return error.errno or -1, 0
+    seen = b""
+    try:
+        with open(top / "file", "rb", buffering=0) as file:
+            while data := file.read(_READ_BYTES):
+                seen += data
+        code = 0
+    except OSError as error:
+        code = error.errno or -1
+    right = files["file"]
+    wrong = sum(ours != theirs for ours, theirs in zip(seen, right, strict=False)) if seen != right[: len(seen)] else 0
+    missing_bytes = len(right) - len(seen) if code == 0 else 0
+    return code, wrong + abs(missing_bytes)
+
+
+def _lines() -> Iterator[str]:
+    yield f"{'fault':<34} {'operation':<18} {'binding':<8} {'errno':<10} {'bound':<6} {'took':<7} wrong recovered"
+    for fault in FAULTS:
+        for binding, table in outcomes().items():
+            seen = table[fault]
+            code = errno.errorcode[seen.errno] if seen.errno else "none"
+            recovered = "yes" if seen.has_recovered else "NO"
+            yield (
+                f"{fault.name:<34} {fault.operation:<18} {binding:<8} {code:<10} "
+                f"{DEADLINE_S:<4.0f} s {seen.seconds:5.1f} s {seen.wrong_bytes:5} {recovered}"
+            )
+
+
+if __name__ == "__main__":
+    for line in _lines():
+        sys.stdout.write(f"{line}\n")

@@ -1,0 +1,56 @@
+"""Every fault of the table, on real mounts with both bindings: the errno, the log, no wrong byte, and recovery."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+import pytest
+
+from tests.fault_table import DEADLINE_S, Outcome, outcomes
+from tests.faults import BIG_CAT, FAULTS, Fault
+
+pytestmark = [pytest.mark.mount, pytest.mark.timeout(300)]
+# A machine under load; what hangs takes longer than this.
+GRACE_S = 20.0
+
+
+@pytest.fixture(params=FAULTS, ids=lambda fault: fault.title)
+def fault(request: pytest.FixtureRequest) -> Fault:
+    row: Fault = request.param
+    return row
+
+
+@pytest.fixture
+def seen(binding: str, fault: Fault) -> Outcome:
+    return outcomes()[binding][fault]
+
+
+def test_a_fault_is_its_errno_in_time_or_right_data(fault: Fault, seen: Outcome) -> None:
+    """The operation gives exactly the errno of the table, within its deadline, and no byte that is not Rescale's."""
+    assert seen.hits > 0
+    assert errno.errorcode.get(seen.errno) == errno.errorcode.get(fault.errno), "\n".join(seen.log)
+    assert seen.wrong_bytes <= fault.wrong_bytes
+    assert seen.seconds < DEADLINE_S + GRACE_S
+
+
+def test_a_fault_is_named_in_the_log(fault: Fault, seen: Outcome) -> None:
+    """A failed operation leaves one line, which names its path and its cause; one that was mended leaves no error."""
+    lines = [line for line in seen.log if " ERROR " in line and "/runs/1" in line and f"({fault_name(fault)})" in line]
+
+    if fault.errno in (0, errno.ENOENT):
+        assert lines == []
+    elif fault.operation == BIG_CAT:
+        assert lines  # one for each read that the kernel has sent ahead
+    else:
+        assert len(lines) == 1, "\n".join(seen.log)
+    assert re.search(fault.says, "\n".join(lines or seen.log)), "\n".join(seen.log)
+
+
+def test_after_a_fault_all_is_well(seen: Outcome) -> None:
+    """The next read, after the fault, gives right data."""
+    assert seen.has_recovered, "\n".join(seen.log)
+
+
+def fault_name(fault: Fault) -> str:
+    return errno.errorcode.get(fault.errno, "none")
