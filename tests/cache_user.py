@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
-from tests.cached import used_bytes
+from tests.disk_use import used_bytes
 from tests.faulty_source import FaultySource, remote
 
 MIB = 1 << 20

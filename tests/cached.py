@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,19 +70,6 @@ def start(tmp_path: Path) -> Iterator[Open]:
     """Begin to use the cache directory of the test: each one is as another process to the others."""
     with ExitStack() as stack:
         yield lambda *args, **more: stack.enter_context(closing(opened(tmp_path, *args, **more)))
-
-
-def files(root: Path) -> list[Path]:
-    return sorted(root.glob("v2/*/*"))
-
-
-def used_bytes(root: Path) -> int:
-    """What lies on disk now; other processes may add and remove meanwhile."""
-    used = 0
-    for path in files(root):
-        with suppress(FileNotFoundError):
-            used += path.stat().st_blocks * 512
-    return used
 
 
 def descriptors(root: Path) -> int:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, SEGMENT_BYTES
-from tests.cached import CONTENTS, ONE, SMALL, VICTIM, Made, Open, descriptors, files, name, opened, used_bytes
+from tests.cached import CONTENTS, ONE, SMALL, VICTIM, Made, Open, descriptors, name, opened
+from tests.disk_use import files, used_bytes
 
 # Against the model.
 

@@ -13,7 +13,8 @@ import pytest
 from rescalefs.content import cache as cache_module
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.segment import BLOCK_BYTES, SEGMENT_BYTES, open_segment
-from tests.cached import CONTENTS, LIMIT, ONE, SMALL, VICTIM, Made, Open, descriptors, files, name, opened, used_bytes
+from tests.cached import CONTENTS, LIMIT, ONE, SMALL, VICTIM, Made, Open, descriptors, name, opened
+from tests.disk_use import files, used_bytes
 
 DISK_BYTES = 1 << 20
 

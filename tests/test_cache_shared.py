@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.cache_user import MIB, PLAIN, SIZES
-from tests.cached import files, used_bytes
+from tests.disk_use import files, used_bytes
 from tests.faulty_source import FaultySource, remote
 from tests.test_engine import engine_on
 

@@ -13,7 +13,7 @@ from rescalefs.content.store import Store
 from rescalefs.content.verify import Check, FirstSums, Verifier
 from rescalefs.errors import Corrupt
 from rescalefs.models import Digest
-from tests.cached import files
+from tests.disk_use import files
 from tests.faulty_source import LONG_S
 from tests.test_engine import MIB, Begin, made, read_through, settle, source_of
 from tests.test_engine import begin as begin
