@@ -49,7 +49,7 @@ class Cursor:
 
     def advance(self, offset: int, end: int) -> None:
         """Note a read of [offset, end)."""
-        self.reads += 1
+        self.reads += end > self.position  # the same place again is no sequence
         self.consumed += max(0, end - max(offset, self.position))
         self.position = max(self.position, end)
 
