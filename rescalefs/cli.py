@@ -43,7 +43,10 @@ from rescalefs.credentials import Account, CredentialError, find_account
 from rescalefs.demo import demo
 from rescalefs.emulator.command import emulator
 from rescalefs.errors import AccessDenied, NotFound, RescaleError
+from rescalefs.kept import Kept
+from rescalefs.listings import Listings, keep_owner, recall_owner
 from rescalefs.namespace import refresh_path
+from rescalefs.reach import Reach
 from rescalefs.transport import Transport
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -165,7 +168,7 @@ def mount_command(
     )
     loaded = _check_fuse(settings, binding)
     _check_cache(settings.cache_directory)
-    account, owner = _check_account(key_file, api_url, profile)
+    account, owner = _check_account(settings, key_file, api_url, profile)
     if foreground:
         log.set_up(log_level, None, os.environ)
         _serve(settings, account, owner, loaded, lambda: None)
@@ -221,15 +224,20 @@ def _check_cache(directory: Path) -> None:
         raise Failure(f"you may not write to the cache directory {directory}: choose one with --cache-dir", Exit.CACHE)
 
 
-def _check_account(key_file: Path | None, api_url: str | None, profile: str | None) -> tuple[Account, str]:
-    """Find key and origin, and ask Rescale whose key it is."""
+def _check_account(
+    settings: Settings, key_file: Path | None, api_url: str | None, profile: str | None
+) -> tuple[Account, str]:
+    """Find key and origin, and ask Rescale whose key it is; without a network, what was kept says it."""
     try:
         account = find_account(os.environ, Path.home(), key_file=key_file, api_url=api_url, profile=profile)
     except CredentialError as error:
         raise Failure(str(error), Exit.CREDENTIALS) from None
-    client = Client(Transport(account.origin, account.key, Budget()))
+    client = Client(Transport(account.origin, account.key, Budget(), reach=Reach()))
+    kept = Kept(mount.listings_directory(settings))
     try:
-        return account, client.whoami(time.monotonic() + METADATA_DEADLINE_S)
+        owner = client.whoami(time.monotonic() + METADATA_DEADLINE_S)
+        keep_owner(kept, account.origin, account.key.authorization, owner)
+        return account, owner
     except AccessDenied as error:
         raise Failure(
             f"{account.origin} refused the key from {account.key.source}: make one under Settings > API there, "
@@ -239,6 +247,10 @@ def _check_account(key_file: Path | None, api_url: str | None, profile: str | No
     except NotFound:
         raise Failure(f"{account.origin} is no Rescale platform: check --api-url", Exit.UNREACHABLE) from None
     except RescaleError as error:
+        known = recall_owner(kept, account.origin, account.key.authorization)
+        if known is not None and Listings(kept, mount.account_name(account.origin, known)).jobs() is not None:
+            click.echo(f"rescalefs: {account.origin} does not answer; showing what is here ({error})", err=True)
+            return account, known
         raise Failure(f"{account.origin} does not answer: check the network ({error})", Exit.UNREACHABLE) from None
 
 

@@ -40,7 +40,7 @@ def fit(name: str, id: str) -> str:
 
 def with_id(name: str, id: str) -> str:
     """Return `name~id`, cut in its first part where the whole would be over-long."""
-    mark = f"~{id}"
+    mark = f"~{escape(id)}"
     room_bytes = MAX_NAME_BYTES - len(mark.encode())
     return name.encode()[:room_bytes].decode(errors="ignore") + mark
 

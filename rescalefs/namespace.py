@@ -44,7 +44,7 @@ from rescalefs.nodes import (
     output_attributes,
     refresh_file,
 )
-from rescalefs.tree import RESERVED, Branch, Leaf, LivePath
+from rescalefs.tree import RESERVED, Leaf, LivePath, Tree
 
 ACTS = ("stop", "snapshot")
 # Job ids are short words of letters; what file managers and indexers probe for has dots, dashes or spaces.
@@ -61,6 +61,7 @@ class Rooms:
     controls: Controls
     is_read_only: bool
     started_ns: int
+    status: Callable[[], str]
     stats: Callable[[], Mapping[str, object]]
     config: Mapping[str, object]
 
@@ -91,7 +92,7 @@ def _root(rooms: Rooms) -> Directory:
     def own() -> Node:
         texts = {
             "version": lambda: f"{__version__}\n".encode(),
-            "status": lambda: b"online\n",
+            "status": lambda: f"{rooms.status()}\n".encode(),
             "stats": lambda: generated.table(rooms.stats()),
             "config": lambda: generated.table(rooms.config),
         }
@@ -247,7 +248,7 @@ class _Runs(Directory):
 class _Outputs(Directory):
     """One directory of a run's files."""
 
-    def __init__(self, rooms: Rooms, view: RunView, branch: Branch) -> None:
+    def __init__(self, rooms: Rooms, view: RunView, branch: Tree) -> None:
         self._rooms = rooms
         self._view = view
         self._branch = branch
@@ -270,7 +271,7 @@ class _Outputs(Directory):
             else:
                 yield Entry(name, stat.S_IFDIR, self._node(leaf).attributes())
 
-    def _node(self, leaf: Leaf | Branch) -> Node:
+    def _node(self, leaf: Leaf | Tree) -> Node:
         view = self._view
         if isinstance(leaf, RemoteFile):
             return OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id)

@@ -23,13 +23,14 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
-from urllib3.exceptions import InvalidHeader
+from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError, ProxyError
 from urllib3.util import Retry
 
 from rescalefs import __version__
 from rescalefs.budget import Budget
 from rescalefs.credentials import Key
 from rescalefs.errors import AccessDenied, Corrupt, NotFound, Refused, RescaleError, Unavailable
+from rescalefs.reach import Reach
 from rescalefs.timing import Clock, remaining_s
 from rescalefs.transfer import TRANSPORT_ERRORS, Transfer, begun, cause
 
@@ -77,10 +78,12 @@ class Transport:
         key: Key,
         budget: Budget,
         *,
+        reach: Reach | None = None,
         clock: Clock = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.origin = origin
+        self._reach = reach
         self._key = key
         self._budget = budget
         self._clock = clock
@@ -162,8 +165,11 @@ class Transport:
             NotFound, AccessDenied, Refused, Unavailable: the API said no; the text tells.
             Unavailable: no answer came, and whether the request arrived is not known.
             DeadlineExceeded: the budget left no time; nothing was sent.
+            Offline: there is no network; nothing was sent.
         """
         what = f"POST {path}"
+        if self._reach is not None:
+            self._reach.check(what)
         self._budget.take(scope, deadline_at)
         left_s = remaining_s(deadline_at, what, self._clock)
         self._count(endpoint)
@@ -190,6 +196,15 @@ class Transport:
         except (ValueError, RecursionError):
             return {}  # a success need not be JSON: the job-level stop is documented with an empty 202
 
+    def is_reachable(self) -> bool:
+        """Ask for something small, once and without the budget; True if anything answers."""
+        try:
+            deadline_at = self._clock() + CONNECT_S
+            self._follow("users_me", f"{self.origin}/api/v2/users/me/", {}, deadline_at).close()
+        except (RescaleError, ValueError, *TRANSPORT_ERRORS):
+            return False
+        return True
+
     def _get(
         self,
         endpoint: str,
@@ -206,15 +221,20 @@ class Transport:
             NotFound, AccessDenied, Refused: the API said so.
             Unavailable, Corrupt: it failed, and went on failing.
             DeadlineExceeded: the budget leaves no time for a try.
+            Offline: there is no network.
         """
         what = f"GET {path}"
         url = f"{self.origin}/api/v2/{path}"
         while True:
+            if self._reach is not None:
+                self._reach.check(what)
             self._budget.take(scope, deadline_at)
-            status, wait_s = 0, None
+            status, wait_s, began = 0, None, self._clock()
             failure: RescaleError
             try:
                 response = self._follow(endpoint, url, headers, deadline_at)
+                if self._reach is not None:
+                    self._reach.answered()
                 status = response.status_code
                 if status in (200, 206):
                     self._budget.succeeded(scope)
@@ -232,6 +252,9 @@ class Transport:
                 raise Refused(f"{what}: {cause(error)}", status) from None
             except TRANSPORT_ERRORS as error:
                 failure = Unavailable(f"{what}: cannot reach {urlsplit(url).netloc}: {cause(error)}")
+                if self._reach is not None and _is_unconnected(error):
+                    self._reach.failed(f"{urlsplit(url).netloc}: {cause(error)}", self._clock() - began)
+                    self._reach.check(what)
             if not retry.total:
                 raise failure
             retry = retry.increment("GET", url, response=HTTPResponse(b"", status=status or 599))
@@ -308,6 +331,12 @@ def _retry_after_s(response: requests.Response, default_s: T) -> float | T:
         return _RETRY.parse_retry_after(header) if header else default_s
     except (InvalidHeader, ValueError, OverflowError):
         return default_s
+
+
+def _is_unconnected(error: Exception) -> bool:
+    """Tell whether not even a connection came about: no route, no such name, nobody listening, no proxy."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, (NewConnectionError, ConnectTimeoutError, ProxyError))
 
 
 def _small_body(response: requests.Response) -> bytes:

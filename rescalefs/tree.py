@@ -8,8 +8,9 @@ a file whose path is also a directory's gets `name~<file id>`, and so does a fil
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from rescalefs.models import RemoteFile
 from rescalefs.names import escape, fit, with_id
@@ -31,6 +32,21 @@ class LivePath:
 
 
 Leaf = RemoteFile | LivePath
+
+
+class Tree(Protocol):
+    """One directory, however it is held: its entries by shown name, in order, and the newest upload below it."""
+
+    @property
+    def entries(self) -> Mapping[str, Leaf | Tree]:
+        """Return what is in it."""
+
+    @property
+    def modified_ns(self) -> int:
+        """Return the newest upload below it, 0 if there is none."""
+
+    def leaves(self) -> Iterator[Leaf]:
+        """Yield every file below it."""
 
 
 @dataclass(slots=True)
