@@ -265,6 +265,13 @@ class Catalog:
         view = self._ask(key, lambda: self._find_files(job_id, run, state), what)
         return view
 
+    def is_current(self, view: RunView) -> bool:
+        """Tell, asking nothing, whether a look at this final run would give this very view."""
+        runs = self._known.get(("runs", view.job_id))
+        known = self._known.get(("view", view.job_id, view.run.id))
+        is_same_run = runs is not None and runs.value.get(view.run.id) is view.run
+        return is_same_run and known is not None and known.value is view
+
     def _find_files(self, job_id: str, run: Run, state: RunState) -> Answer:
         """Return a run's files: a final one's from disk if they are there, and trusted or all there is."""
         kept = self._listings.tree(job_id, run) if run.completed_ns is not None else None

@@ -49,7 +49,10 @@ class Known:
     def get(self, key: Key) -> Answer | None:
         """Return the answer, None if there is none any more."""
         with self._lock:
-            return self._for_ever.get(key) or self._timed.get(key)
+            try:  # not `get`, which looks twice
+                return self._for_ever[key] if key in self._for_ever else self._timed[key]
+            except KeyError:
+                return None
 
     def keep(self, key: Key, answer: Answer) -> None:
         """Keep an answer as long as it holds."""

@@ -35,7 +35,8 @@ def escape(segment: str) -> str:
 
 def fit(name: str, id: str) -> str:
     """Return *name*, cut to what a file name may have and marked with *id* if it is longer."""
-    return name if len(name.encode()) <= MAX_NAME_BYTES else with_id(name, id)
+    is_short = len(name) * 4 <= MAX_NAME_BYTES  # at most four bytes a character: most names need no encoding
+    return name if is_short or len(name.encode()) <= MAX_NAME_BYTES else with_id(name, id)
 
 
 def with_id(name: str, id: str) -> str:

@@ -47,6 +47,8 @@ from rescalefs.nodes import (
 from rescalefs.tree import RESERVED, Leaf, LivePath, Tree
 
 ACTS = ("stop", "snapshot")
+# Directories of final runs that are found without going through those above them.
+_MAX_MET = 256
 # Job ids are short words of letters; what file managers and indexers probe for has dots, dashes or spaces.
 _JOB_ID = re.compile(r"[A-Za-z0-9]{1,64}")
 
@@ -71,6 +73,9 @@ class Namespace:
 
     def __init__(self, rooms: Rooms) -> None:
         self._root = _root(rooms)
+        # Directories of final runs by path, as long as they are current: programs ask for one file after the other.
+        # No lock: each access is one step of a dictionary.
+        self._met: dict[str, _Outputs] = {}
 
     def node(self, path: str) -> Node:
         """Return the node at *path*, which begins with "/" and is relative to the mount point.
@@ -79,12 +84,23 @@ class Namespace:
             NotFound: there is nothing of that name.
             NotADirectory: the path goes on below something that is none.
         """
+        above, _, name = path.rpartition("/")
+        met = self._met.get(above)
+        if met is not None and name:
+            if met.is_current():
+                return met.child(name)
+            self._met.pop(above, None)
         node: Node = self._root
+        parent: Node = node
         for name in path.split("/"):
             if name:
                 if not isinstance(node, Directory):
                     raise NotADirectory(f"{path} goes on below a file")
-                node = node.child(name)
+                parent, node = node, node.child(name)
+        if isinstance(parent, _Outputs) and parent.is_current():
+            if len(self._met) >= _MAX_MET:
+                self._met.clear()
+            self._met[above] = parent
         return node
 
 
@@ -270,6 +286,10 @@ class _Outputs(Directory):
                 yield Entry(name, stat.S_IFREG, None)  # its size takes a read, which a listing is not worth
             else:
                 yield Entry(name, stat.S_IFDIR, self._node(leaf).attributes())
+
+    def is_current(self) -> bool:
+        """Tell whether this is a directory of a final run, and still what a new look would find."""
+        return self._view.state is RunState.FINAL and self._rooms.catalog.is_current(self._view)
 
     def _node(self, leaf: Leaf | Tree) -> Node:
         view = self._view
