@@ -269,7 +269,7 @@ class Catalog:
         """Tell, asking nothing, whether a look at this final run would give this very view."""
         runs = self._known.get(("runs", view.job_id))
         known = self._known.get(("view", view.job_id, view.run.id))
-        is_same_run = runs is not None and runs.value.get(view.run.id) is view.run
+        is_same_run = runs is not None and runs.value.get(view.run.id) == view.run
         return is_same_run and known is not None and known.value is view
 
     def _find_files(self, job_id: str, run: Run, state: RunState) -> Answer:

@@ -88,11 +88,15 @@ class Listings:
 
 def is_same(one: Run, other: Run) -> bool:
     """Tell whether two looks at a run saw the same outputs, as far as the run's object tells."""
-    return _same(one) == _same(other)
+    return _facts(one) == _facts(other)
 
 
 def _same(run: Run) -> bytes:
-    return _json([run.started_ns, run.completed_ns, run.output_count, run.output_bytes])
+    return _json(_facts(run))
+
+
+def _facts(run: Run) -> tuple[int | None, ...]:
+    return run.started_ns, run.completed_ns, run.output_count, run.output_bytes
 
 
 def recall_owner(kept: Kept, origin: str, authorization: str) -> str | None:
