@@ -13,7 +13,7 @@ Every row has goals; the table says of each whether it is met. With --quick the 
 What is common to all rows:
 - Files are read by programs of their own with a deadline, never by this process, and every read is checked
   against a checksum of the file on disk.
-- Names are looked up before the clock starts: listing is not what these rows are about.
+- Names are looked up before the clock starts, but in the rows that are about names.
 - "Cold" means a new mount with a new cache directory for each sample. What is served from the disk is dropped from
   the page cache first.
 - A figure is the median of its samples. What the origin's pace alone decides (curl at 8.5 MB/s) is measured once.
@@ -24,6 +24,7 @@ What is common to all rows:
     files                what is served
     mounts, competitors  rescalefs, rclone and httpdirfs as mounts; curl and the downloader
     read, readers        the program that reads, and how it is run
+    weight               the program that weighs the catalog
     bench, checks        what a row is given, and what it returns
     rows/                one function per row
     report               the table and the JSON

@@ -4,6 +4,7 @@
     large/note.dat                    one page
     small/dNN/fNNN.dat                many small files in some directories
     twins/twin.bin                    in the API, the same file in every run of the job
+    wide/pNN/NNN/field_N.dat          in the API, the names of a large run, without bytes
     base.bin                          what the files of the job `many` are windows of; not part of the plain tree
 
 The files of `many` are bytes [n * STEP_BYTES, n * STEP_BYTES + size) of one file, so that hundreds of large and
@@ -24,6 +25,7 @@ MIB = 1 << 20
 # By how much the windows of `many` differ: no block of one equals the block at the same place of another.
 STEP_BYTES = 4099
 SEQ, BIG, NOTE, TWIN = "large/seq.bin", "large/big.bin", "large/note.dat", "twins/twin.bin"
+WIDE = "wide"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Sizes:
     memory_read_bytes: int = 4 * MIB  # by each of them
     random_reads: int = 100
     reopens: int = 5000
+    wide_files: int = 100_000
 
     @property
     def small_names(self) -> list[str]:
@@ -59,6 +62,17 @@ class Sizes:
         """Return the names of the windows."""
         return [f"many/w{number:03}.bin" for number in range(self.many_files)]
 
+    @property
+    def wide_names(self) -> list[str]:
+        """Return the names of the large run."""
+        return [f"{WIDE}/{wide_name(number)}" for number in range(self.wide_files)]
+
+
+def wide_name(number: int) -> str:
+    """Return the path of one file of the large run, as a case in 20 parts with 100 files a time step has them."""
+    part, place = divmod(number, 5000)
+    return f"p{part:02}/{place // 100:03}/field_{place % 100:02}.dat"
+
 
 QUICK = Sizes(
     seq_bytes=16 * MIB,
@@ -72,6 +86,7 @@ QUICK = Sizes(
     memory_read_bytes=2 * MIB,
     random_reads=10,
     reopens=300,
+    wide_files=2500,
 )
 
 

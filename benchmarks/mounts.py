@@ -112,6 +112,11 @@ class Mount:
         line = next(line for line in self._proc("status").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * _KIB
 
+    def resident_bytes(self) -> int:
+        """Return the memory that is resident."""
+        line = next(line for line in self._proc("status").splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) * _KIB
+
     def _proc(self, name: str) -> str:
         assert self.process is not None
         return Path(f"/proc/{self.process.pid}/{name}").read_text(encoding="utf-8")

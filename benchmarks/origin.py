@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 from aiohttp import web
 
-from benchmarks.files import QUICK, STEP_BYTES, TWIN, Sizes, Window
+from benchmarks.files import QUICK, STEP_BYTES, TWIN, WIDE, Sizes, Window
 from rescalefs.emulator.content import LocalFile
 from rescalefs.emulator.endpoints import _ranged
 from rescalefs.emulator.exchange import Answer, error
@@ -37,7 +37,7 @@ HANG_LOOK_S = 0.05
 
 
 def make_world(root: Path, sizes: Sizes) -> World:
-    """Return the jobs `large`, `small`, `twins` and `many`, all finished."""
+    """Return the jobs `large`, `small`, `twins`, `many` and `wide`, all finished."""
     world, tree = World(), root / "tree"
     for name in ("large", "small"):
         world.add_job(name).add_run(finished=True).add_tree(tree / name)
@@ -49,6 +49,9 @@ def make_world(root: Path, sizes: Sizes) -> World:
         # Without a checksum: the files are never read whole, and nobody waits for hundreds of them to be summed.
         window = Window(root / "base.bin", number * STEP_BYTES, sizes.many_bytes)
         many.add_file(Path(name).name, window, checksum="none")
+    wide = world.add_job(WIDE).add_run(finished=True)
+    for name in sizes.wide_names:
+        wide.add_file(name.removeprefix(f"{WIDE}/"), b"", checksum="none")
     for job in world.jobs.values():
         for run in job.runs.values():
             for file in run.files:

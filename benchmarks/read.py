@@ -6,6 +6,7 @@
     python -m benchmarks.read reopen FILE COUNT           open, read, close, again and again
     python -m benchmarks.read together BYTES FILE...      the first BYTES of each, all at once, a thread for each
     python -m benchmarks.read stuck FILE...               like `together`, telling when all have begun
+    python -m benchmarks.read look FILE COUNT             stat, again and again
     python -m benchmarks.read stat FILE...                one after the other, each timed
 
 It prints one JSON object: `seconds` without the start of Python, checksums (`sha512`), and what else is above.
@@ -123,8 +124,16 @@ def stat(*paths: str) -> dict[str, object]:
     return {"seconds": sum(each), "each": each}
 
 
+def look(path: str, count: str) -> dict[str, object]:
+    """Look at *path*, again and again; seconds are those of one time."""
+    begun = time.perf_counter()
+    for _ in range(int(count)):
+        os.stat(path)
+    return {"seconds": (time.perf_counter() - begun) / int(count)}
+
+
 PROGRAMS: dict[str, Callable[..., dict[str, object]]] = {
-    program.__name__: program for program in (whole, fast, random, reopen, together, stuck, stat)
+    program.__name__: program for program in (whole, fast, random, reopen, together, stuck, look, stat)
 }
 
 if __name__ == "__main__":

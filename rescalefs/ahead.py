@@ -20,7 +20,7 @@ from typing import Protocol
 from cachetools import LRUCache
 
 from rescalefs.models import RemoteFile
-from rescalefs.tree import Branch
+from rescalefs.tree import Leaf, LivePath, Tree
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +77,9 @@ class FilesAhead:
 
     def __init__(self, prefetcher: Prefetcher) -> None:
         self._prefetcher = prefetcher
-        self._opens: queue.SimpleQueue[tuple[tuple[Branch, ...], tuple[str, ...], RemoteFile] | None]
+        self._opens: queue.SimpleQueue[tuple[str, tuple[Tree, ...], tuple[str, ...], RemoteFile] | None]
         self._opens = queue.SimpleQueue()
-        self._orders: LRUCache[tuple[int, str], Order] = LRUCache(_MAX_ORDERS)  # belongs to the thread
+        self._orders: LRUCache[tuple[str, str], Order] = LRUCache(_MAX_ORDERS)  # belongs to the thread
 
     def start(self) -> None:
         """Make the thread."""
@@ -89,9 +89,9 @@ class FilesAhead:
         """End the thread."""
         self._opens.put(None)
 
-    def opened(self, branches: tuple[Branch, ...], names: tuple[str, ...], file: RemoteFile) -> None:
-        """Note that *file* was opened: `branches[0]` is its run's top directory, `names` its path below it."""
-        self._opens.put((branches, names, file))
+    def opened(self, run: str, branches: tuple[Tree, ...], names: tuple[str, ...], file: RemoteFile) -> None:
+        """Note that *file* of a *run* was opened: `branches[0]` is its top directory, `names` the path below it."""
+        self._opens.put((run, branches, names, file))
 
     def _work(self) -> None:
         while (opened := self._opens.get()) is not None:
@@ -100,8 +100,7 @@ class FilesAhead:
             except Exception:
                 log.exception("fetching files ahead")
 
-    def _follow(self, branches: tuple[Branch, ...], names: tuple[str, ...], file: RemoteFile) -> None:
-        run = id(branches[0])
+    def _follow(self, run: str, branches: tuple[Tree, ...], names: tuple[str, ...], file: RemoteFile) -> None:
         orders = [((run, ""), walk_after(branches, names))]
         if len(names) > 1:
             orders.append(((run, f"{len(names)}/{names[-1]}"), same_after(branches, names)))
@@ -114,27 +113,27 @@ class FilesAhead:
                 self._prefetcher.prefetch(coming)
 
 
-def walk_after(branches: tuple[Branch, ...], names: tuple[str, ...]) -> Iterator[RemoteFile]:
+def walk_after(branches: tuple[Tree, ...], names: tuple[str, ...]) -> Iterator[RemoteFile]:
     """Yield the files that come after a path in a walk of its run."""
     for branch, name in zip(reversed(branches), reversed(names), strict=True):
         for leaf in _after(branch, name):
-            if isinstance(leaf, Branch):
-                yield from (below for below in leaf.leaves() if isinstance(below, RemoteFile))
-            elif isinstance(leaf, RemoteFile):
+            if isinstance(leaf, RemoteFile):
                 yield leaf
+            elif not isinstance(leaf, LivePath):
+                yield from (below for below in leaf.leaves() if isinstance(below, RemoteFile))
 
 
-def same_after(branches: tuple[Branch, ...], names: tuple[str, ...]) -> Iterator[RemoteFile]:
+def same_after(branches: tuple[Tree, ...], names: tuple[str, ...]) -> Iterator[RemoteFile]:
     """Yield the files of the same name in the directories that come after a path's own."""
     for sibling in _after(branches[-2], names[-2]):
-        leaf = sibling.entries.get(names[-1]) if isinstance(sibling, Branch) else None
+        leaf = None if isinstance(sibling, RemoteFile | LivePath) else sibling.entries.get(names[-1])
         if isinstance(leaf, RemoteFile):
             yield leaf
 
 
-def _after(branch: Branch, name: str) -> Iterator[object]:
-    entries = iter(branch.entries.items())
-    for other, _ in entries:
+def _after(directory: Tree, name: str) -> Iterator[Leaf | Tree]:
+    names = iter(directory.entries)  # names alone: what comes before is not worth making
+    for other in names:
         if other == name:
             break
-    yield from (leaf for _, leaf in entries)
+    yield from (directory.entries[other] for other in names)

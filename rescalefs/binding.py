@@ -230,16 +230,27 @@ def _with_readinto(module: ModuleType) -> Any:
     return DirectFuse
 
 
+# What a complete entry has besides its kind, number and times.
+_SIZES = ("st_nlink", "st_size", "st_blocks", "st_uid", "st_gid")
+_NS = 1_000_000_000
+
+
 def _with_plus(module: ModuleType) -> Any:
     """Return the binding's FUSE class with a readdir that gives attributes, so that `ls -l` needs no stat a file."""
 
     class PlusFuse(_with_readinto(module)):  # type: ignore[misc]
         def readdir_fuse_3(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int) -> int:
             entries = self.operations.listing(path.decode(errors="surrogateescape"), info.contents.fh, offset)
+            stat = module.c_stat()  # one for all: the library copies it
+            times = [(name, getattr(stat, f"{name}spec")) for name in ("st_atime", "st_mtime", "st_ctime")]
             for number, (name, attributes, is_complete) in enumerate(entries, start=offset + 1):
-                stat = module.c_stat()
-                module.set_st_attrs(stat, attributes, use_ns=True)
+                stat.st_mode, stat.st_ino = attributes["st_mode"], attributes["st_ino"]
                 plus = _FILL_DIR_PLUS if is_complete else 0
+                if is_complete:
+                    for field in _SIZES:
+                        setattr(stat, field, attributes[field])
+                    for field, time in times:
+                        time.tv_sec, time.tv_nsec = divmod(attributes[field], _NS)
                 # A non-zero offset makes the library take one buffer at a time; 3.14 ignores "plus" at offset 0.
                 if filler(buffer, name.encode(errors="surrogateescape"), stat, number, plus) != 0:
                     break

@@ -1,8 +1,9 @@
 """What jobs, runs and files there are: listings kept in memory, each for as long as its state allows.
 
 A run is `pending` (not started), `live` (computing), `settling` (ended, its outputs still arriving) or `final`.
-A final run cannot change, so its listing lives long; the others live seconds, and only while somebody looks:
-nothing here asks by itself.
+A final run cannot change, so its files are listed once: they stay as long as the run's object is the same, which is
+looked at once a day, and are on disk where memory has no room for them. Other listings live seconds, and only while
+somebody looks: nothing here asks by itself. Without a network, what is on disk is shown.
 
 Callers wait no longer than the loader lets them; the requests run on the loader's threads.
 """
@@ -13,24 +14,24 @@ import enum
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
-
-from cachetools import TLRUCache
+from typing import Any, TypeVar
 
 from rescalefs.client import Client
-from rescalefs.errors import NotFound, RescaleError, Unavailable
+from rescalefs.errors import NotFound, Offline, RescaleError, Unavailable
+from rescalefs.kept import Kept
+from rescalefs.known import FOR_EVER_S, Answer, Known
+from rescalefs.listings import Listings, is_same
 from rescalefs.loader import Loader
 from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run, Status
+from rescalefs.packed import PackedFiles, PackedTree, pack
 from rescalefs.timing import Clock
-from rescalefs.tree import Branch, LivePath, build_tree
+from rescalefs.tree import Branch, LivePath, Tree, build_tree
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Answers kept at once: a screenful of jobs with their runs is hundreds.
-MAX_KNOWN = 10_000
 # A run whose outputs are complete by its own count, this long after its end, is taken as final at one look;
 # Rescale uploads outputs one by one after the end, within minutes for usual sizes.
 SETTLED_AFTER_S = 3600.0
@@ -38,6 +39,7 @@ SETTLED_AFTER_S = 3600.0
 GIVEN_UP_AFTER_S = 86_400.0
 SAME_FOR_S = 3600.0
 _NS = 1_000_000_000
+_UNPACKED_BYTES = 700  # of a file as objects, about
 
 
 class RunState(enum.Enum):
@@ -57,10 +59,11 @@ class Lifetimes:
     job_s: float = 3600.0  # that a job exists, when somebody goes through it
     status_s: float = 10.0  # a job's status, and the runs of a job that is not over
     runs_over_s: float = 3600.0  # the runs of a job that is over
+    runs_final_s: float = 86_400.0  # the same a day after the last one's end: this look confirms final runs
     live_s: float = 10.0  # the names in a live run: each look runs a command on the user's cluster
     settling_s: float = 15.0  # the outputs of a run that has just ended
-    final_s: float = 86_400.0  # the outputs of a final run: confirmed once a day
     miss_s: float = 30.0  # that there is no such job
+    offline_s: float = 2.0  # what is shown from disk because there is no network
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +73,9 @@ class RunView:
     job_id: str
     run: Run
     state: RunState
-    root: Branch
-    files: tuple[RemoteFile, ...]
+    root: Tree
+    files: Collection[RemoteFile]
     same_since: float
-
-
-class _Known(NamedTuple):
-    value: Any
-    lifetime_s: float
 
 
 class Catalog:
@@ -97,22 +95,22 @@ class Catalog:
         deadline_s: float,
         followed: Callable[[str, str], Iterable[str]] = lambda _job_id, _run_id: (),
         seen: Callable[[RunView], None] = lambda _view: None,
+        listings: Listings | None = None,
         lifetimes: Lifetimes | None = None,
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
     ) -> None:
         self._client = client
         self._loader = loader
+        self._listings = listings or Listings(Kept(None), "")
         self._deadline_s = deadline_s
         self._followed = followed
         self._seen = seen
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
         self._wall_clock = wall_clock
-        self._lock = threading.Lock()  # guards the two fields below; no request and no wait is made under it
-        self._known: TLRUCache[tuple[str, ...], _Known] = TLRUCache(
-            MAX_KNOWN, ttu=lambda _key, known, now: now + known.lifetime_s, timer=clock
-        )
+        self._known = Known(clock, wall_clock)
+        self._lock = threading.Lock()  # guards the field below; nothing else is done under it
         self._last_views: dict[tuple[str, str], tuple[RunView, float]] = {}
 
     # ---- jobs ----
@@ -129,7 +127,7 @@ class Catalog:
             NotFound: there is none; remembered for a while.
         """
         key = ("job", job_id)
-        if not self._is_known(key):
+        if self._known.get(key) is None:
             jobs = self.jobs()  # one list answers for all ids, and has the dates that the detail lacks
             if job_id in jobs:
                 return jobs[job_id]
@@ -154,34 +152,44 @@ class Catalog:
         """True once the job will never run again."""
         return self.status(job_id) in TERMINAL_STATUSES
 
-    def _list_jobs(self) -> _Known:
-        jobs = {job.id: job for job in self._client.jobs(self._deadline())}
+    def _list_jobs(self) -> Answer:
+        try:
+            jobs = {job.id: job for job in self._client.jobs(self._deadline())}
+        except Offline:
+            kept = self._listings.jobs()
+            if kept is None:
+                raise
+            return Answer(kept, self._lifetimes.offline_s)
+        self._listings.keep_jobs(jobs.values())
         for job in jobs.values():
             self._learn_job(job)
-        return _Known(jobs, self._lifetimes.jobs_s)
+        return Answer(jobs, self._lifetimes.jobs_s)
 
-    def _find_job(self, job_id: str) -> _Known:
+    def _find_job(self, job_id: str) -> Answer:
         try:
             job = self._client.job(job_id, self._deadline())
         except NotFound as missing:
-            return _Known(missing, self._lifetimes.miss_s)
+            return Answer(missing, self._lifetimes.miss_s)
         self._learn_job(job)
-        return _Known(job, self._lifetimes.job_s)
+        return Answer(job, self._lifetimes.job_s)
 
     def _learn_job(self, job: Job) -> None:
-        self._keep(("job", job.id), _Known(job, self._lifetimes.job_s))
+        self._known.keep(("job", job.id), Answer(job, self._lifetimes.job_s))
         if job.status is not None:
-            self._keep(("status", job.id), _Known(job.status, self._lifetimes.status_s))
+            self._known.keep(("status", job.id), Answer(job.status, self._lifetimes.status_s))
 
-    def _find_status(self, job_id: str) -> _Known:
-        return _Known(self._client.status(job_id, self._deadline()), self._lifetimes.status_s)
+    def _find_status(self, job_id: str) -> Answer:
+        return Answer(self._client.status(job_id, self._deadline()), self._lifetimes.status_s)
 
     # ---- runs ----
 
     def runs(self, job_id: str) -> Mapping[str, Run]:
         """Return the runs of a job by id, in their order."""
         key = ("runs", job_id)
-        is_over = self._is_known(key) or self.is_over(job_id)
+        try:
+            is_over = self._known.get(key) is not None or self.is_over(job_id)
+        except Offline:
+            is_over = False
         what = f"the runs of job {job_id}"
         runs: Mapping[str, Run] = self._ask(key, lambda: self._list_runs(job_id, is_over), what)
         return runs
@@ -205,8 +213,7 @@ class Catalog:
 
     def state_as_known(self, job_id: str, run: Run) -> RunState:
         """Return where a run stands as far as is known without its files; one that ended an hour ago is final."""
-        with self._lock:
-            known = self._known.get(("view", job_id, run.id))
+        known = self._known.get(("view", job_id, run.id))
         if known is not None and known.value.run.completed_ns == run.completed_ns:
             view: RunView = known.value
             return view.state
@@ -221,11 +228,28 @@ class Catalog:
         self.refresh(job_id)
         return self._state(job_id, self.run(job_id, run_id))
 
-    def _list_runs(self, job_id: str, is_over: bool) -> _Known:
-        found = self._client.runs(job_id, self._deadline())
+    def _list_runs(self, job_id: str, is_over: bool) -> Answer:
+        kept = self._listings.runs(job_id)
+        if kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id):
+            left_s = kept.confirmed_at_s + self._runs_lifetime_s(kept.runs, is_over) - self._wall_clock()
+            if is_over and left_s > 0:
+                return Answer(kept.runs, left_s)
+        try:
+            found = self._client.runs(job_id, self._deadline())
+        except Offline:
+            if kept is None:
+                raise
+            return Answer(kept.runs, self._lifetimes.offline_s)
         runs = {run.id: run for run in sorted(found, key=_order)}
-        is_over = is_over and all(run.completed_ns is not None for run in found)
-        return _Known(runs, self._lifetimes.runs_over_s if is_over else self._lifetimes.status_s)
+        self._listings.keep_runs(job_id, runs.values())
+        return Answer(runs, self._runs_lifetime_s(runs, is_over))
+
+    def _runs_lifetime_s(self, runs: Mapping[str, Run], is_over: bool) -> float:
+        ends = [run.completed_ns for run in runs.values()]
+        if not is_over or None in ends:
+            return self._lifetimes.status_s
+        ended_s = self._wall_clock() - max((end for end in ends if end is not None), default=0) / _NS
+        return self._lifetimes.runs_final_s if ended_s > GIVEN_UP_AFTER_S else self._lifetimes.runs_over_s
 
     def _state(self, job_id: str, run: Run) -> RunState:
         """Return the state as far as the run object tells; whether a run that has ended is final, its files tell."""
@@ -242,20 +266,38 @@ class Catalog:
         """Return a run with the tree of its files."""
         run = self.run(job_id, run_id)
         key = ("view", job_id, run_id)
-        with self._lock:
-            known = self._known.get(key)
-            if known is not None and known.value.run.completed_ns != run.completed_ns:
-                del self._known[key]  # the run has ended since
-                known = None
+        known = self._known.get(key)
+        if known is not None and not _is_of(known.value, run):
+            self._known.drop(key)
+            known = None
         if known is not None:
             view: RunView = known.value
             return view
         state = self._state(job_id, run)
         what = f"the files of run {run_id} of job {job_id}"
-        view = self._ask(key, lambda: self._list_files(job_id, run, state), what)
+        view = self._ask(key, lambda: self._find_files(job_id, run, state), what)
         return view
 
-    def _list_files(self, job_id: str, run: Run, state: RunState) -> _Known:
+    def is_current(self, view: RunView) -> bool:
+        """Tell, asking nothing, whether a look at this final run would give this very view."""
+        runs = self._known.get(("runs", view.job_id))
+        known = self._known.get(("view", view.job_id, view.run.id))
+        is_same_run = runs is not None and runs.value.get(view.run.id) == view.run
+        return is_same_run and known is not None and known.value is view
+
+    def _find_files(self, job_id: str, run: Run, state: RunState) -> Answer:
+        """Return a run's files: a final one's from disk if they are there, and trusted or all there is."""
+        kept = self._listings.tree(job_id, run) if run.completed_ns is not None else None
+        if kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id, run.id):
+            return Answer(_packed(job_id, run, kept.tree), FOR_EVER_S, len(kept.tree.data))
+        try:
+            return self._list_files(job_id, run, state)
+        except Offline:
+            if kept is None:
+                raise
+            return Answer(_packed(job_id, run, kept.tree), self._lifetimes.offline_s)
+
+    def _list_files(self, job_id: str, run: Run, state: RunState) -> Answer:
         lifetimes = self._lifetimes
         key = (job_id, run.id)
         looked_at = self._clock()  # a live view that is slow to fail is not older for that
@@ -282,15 +324,26 @@ class Catalog:
         same_since = before.same_since if before is not None and is_same else self._clock()
         if state is RunState.SETTLING and self._is_final(run, files, is_same, same_since):
             state = RunState.FINAL
-        view = RunView(job_id, run, state, build_tree(files, live_paths), files, same_since)
+        tree = build_tree(files, live_paths)
+        view = RunView(job_id, run, state, tree, files, same_since)
         self._seen(view)
-        with self._lock:
-            if state is RunState.FINAL:
+        if state is RunState.FINAL:
+            with self._lock:
                 self._last_views.pop(key, None)  # nothing will be compared with it any more
-            else:
-                self._last_views[key] = (view, self._clock() if is_seen else seen_at)
-        seconds = {RunState.FINAL: lifetimes.final_s, RunState.SETTLING: lifetimes.settling_s}
-        return _Known(view, seconds.get(state, lifetimes.live_s))
+            return self._finish(view, tree)
+        with self._lock:
+            self._last_views[key] = (view, self._clock() if is_seen else seen_at)
+        return Answer(view, lifetimes.settling_s if state is RunState.SETTLING else lifetimes.live_s)
+
+    def _finish(self, view: RunView, tree: Branch) -> Answer:
+        """Return the files of a run that will not change, packed and kept on disk."""
+        try:
+            packed = pack(tree)
+        except ValueError as error:
+            log.info("run %s of job %s is not kept on disk: %s", view.run.id, view.job_id, error)
+            return Answer(view, FOR_EVER_S, len(view.files) * _UNPACKED_BYTES)
+        self._listings.keep_tree(view.job_id, view.run, packed)
+        return Answer(_packed(view.job_id, view.run, PackedTree(packed)), FOR_EVER_S, len(packed))
 
     def _is_final(self, run: Run, files: tuple[RemoteFile, ...], is_same: bool, same_since: float) -> bool:
         """Tell whether a run that has ended can still change.
@@ -310,30 +363,19 @@ class Catalog:
     # ---- keeping ----
 
     def refresh(self, job_id: str | None = None, run_id: str | None = None) -> None:
-        """Forget what is known of everything, of one job, or of one run and its files.
+        """Forget what is known of everything, of one job, or of one run and its files, on disk too."""
+        self._known.refresh(job_id, run_id)
 
-        A job's name and date stay known with less than everything: they do not change, and its folder must not vanish.
-        """
-        with self._lock:
-            for key in list(self._known):
-                kind, *ids = key
-                is_of_job = ids[:1] == [job_id] and kind != "job"
-                is_of_run = kind != "view" or ids[1:] == [run_id]
-                if job_id is None or (is_of_job and (run_id is None or is_of_run)):
-                    del self._known[key]
-
-    def _ask(self, key: tuple[str, ...], load: Callable[[], _Known], what: str) -> Any:
-        with self._lock:
-            known = self._known.get(key)
+    def _ask(self, key: tuple[str, ...], load: Callable[[], Answer], what: str) -> Any:
+        known = self._known.get(key)
         if known is None:
 
-            def fill() -> _Known:
-                with self._lock:
-                    found = self._known.get(key)  # another answer may have come since the look above
+            def fill() -> Answer:
+                found = self._known.get(key)  # another answer may have come since the look above
                 if found is not None:
                     return found
                 found = load()
-                self._keep(key, found)
+                self._known.keep(key, found)
                 return found
 
             known = self._loader.load(key, fill, what)
@@ -341,16 +383,17 @@ class Catalog:
             raise type(known.value)(*known.value.args)
         return known.value
 
-    def _keep(self, key: tuple[str, ...], known: _Known) -> None:
-        with self._lock:
-            self._known[key] = known
-
-    def _is_known(self, key: tuple[str, ...]) -> bool:
-        with self._lock:
-            return key in self._known
-
     def _deadline(self) -> float:
         return self._clock() + self._deadline_s
+
+
+def _is_of(view: RunView, run: Run) -> bool:
+    """Tell whether *view* still is what *run* holds."""
+    return is_same(view.run, run) if view.state is RunState.FINAL else view.run.completed_ns == run.completed_ns
+
+
+def _packed(job_id: str, run: Run, tree: PackedTree) -> RunView:
+    return RunView(job_id, run, RunState.FINAL, tree.root, PackedFiles(tree), 0.0)
 
 
 def _order(run: Run) -> tuple[int, int, str]:

@@ -27,8 +27,10 @@ from rescalefs.config import (
 from rescalefs.credentials import Account
 from rescalefs.demo import demo
 from rescalefs.emulator.command import emulator
+from rescalefs.kept import Kept
+from rescalefs.listings import Listings, keep_owner, recall_owner
 from rescalefs.namespace import refresh_path
-from rescalefs.terminal import Exit, Failure, check_account, leave
+from rescalefs.terminal import Exit, Failure, Unreachable, leave, named_account, owner_of
 from rescalefs.wait_command import wait_command
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -157,7 +159,8 @@ def mount_command(
     )
     loaded = _check_fuse(settings, binding)
     _check_cache(settings.cache_directory)
-    account, owner = check_account(key_file, api_url, profile)
+    account = named_account(key_file, api_url, profile)
+    owner = _owner_of(account, settings)
     if foreground:
         log.set_up(log_level, None, os.environ)
         _serve(settings, account, owner, loaded, lambda: None)
@@ -208,6 +211,21 @@ def _check_cache(directory: Path) -> None:
         raise Failure(f"the cache directory {directory} cannot be used: {error.strerror}", Exit.CACHE) from None
     if not usable:
         raise Failure(f"you may not write to the cache directory {directory}: choose one with --cache-dir", Exit.CACHE)
+
+
+def _owner_of(account: Account, settings: Settings) -> str:
+    """Ask Rescale whose key it is; without a network, what was kept says it."""
+    kept = Kept(mount.listings_directory(settings))
+    try:
+        owner = owner_of(account)
+    except Unreachable as failure:
+        known = recall_owner(kept, account.origin, account.key.authorization)
+        if known is None or Listings(kept, mount.account_name(account.origin, known)).jobs() is None:
+            raise
+        click.echo(f"rescalefs: {account.origin} does not answer; showing what is here ({failure.error})", err=True)
+        return known
+    keep_owner(kept, account.origin, account.key.authorization, owner)
+    return owner
 
 
 def _detach() -> None:

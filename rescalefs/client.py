@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import quote
 
 from rescalefs.budget import CONTENTS, JOBS, RUNS
@@ -74,7 +74,7 @@ class Client:
 
     def jobs(self, deadline_at: float) -> list[Job]:
         """Return all jobs that the user owns or shares, as the API orders them."""
-        return [Job.from_api(row) for row in self._listing("jobs", JOBS, "jobs/", JOBS_PAGE, deadline_at)]
+        return self._listing("jobs", JOBS, "jobs/", JOBS_PAGE, deadline_at, Job.from_api, lambda job: job.id)
 
     def job(self, job_id: str, deadline_at: float) -> Job:
         """Return one job; its status comes from the status history, which the detail lacks."""
@@ -90,13 +90,13 @@ class Client:
     def newest_status(self, job_id: str, deadline_at: float) -> Status | None:
         """Return a job's newest status, None if it never had one. The order of the history is not relied on."""
         path = f"jobs/{_segment(job_id)}/statuses/"
-        rows = self._listing("statuses", JOBS, path, FILES_PAGE, deadline_at, identity=None)
-        return max(map(Status.from_api, rows), key=lambda status: status.date_ns, default=None)
+        rows = self._listing("statuses", JOBS, path, FILES_PAGE, deadline_at, Status.from_api)
+        return max(rows, key=lambda status: status.date_ns, default=None)
 
     def runs(self, job_id: str, deadline_at: float) -> list[Run]:
         """Return the runs of a job, [] before the first one began."""
-        rows = self._listing("runs", RUNS, f"jobs/{_segment(job_id)}/runs/", FILES_PAGE, deadline_at)
-        return [Run.from_api(row) for row in rows]
+        path = f"jobs/{_segment(job_id)}/runs/"
+        return self._listing("runs", RUNS, path, FILES_PAGE, deadline_at, Run.from_api, lambda run: run.id)
 
     def run(self, job_id: str, run_id: str, deadline_at: float) -> Run:
         """Return one run as it is now."""
@@ -105,8 +105,10 @@ class Client:
     def files(self, job_id: str, run_id: str, deadline_at: float) -> list[RemoteFile]:
         """Return the output files of a run, deleted ones left out."""
         path = f"{_run_path(job_id, run_id)}files/"
-        rows = self._listing("run_files", JOBS, path, FILES_PAGE, deadline_at)
-        return [file for file in map(RemoteFile.from_api, rows) if not file.is_deleted]
+        rows = self._listing(
+            "run_files", JOBS, path, FILES_PAGE, deadline_at, RemoteFile.from_api, lambda file: file.id
+        )
+        return [file for file in rows if not file.is_deleted]
 
     def live_paths(self, job_id: str, run_id: str, deadline_at: float) -> list[str]:
         """Return the paths of the files in a live run's working directory.
@@ -172,10 +174,10 @@ class Client:
         path: str,
         page_size: int,
         deadline_at: float,
-        *,
-        identity: str | None = "id",
-    ) -> list[dict[str, Any]]:
-        """Return every row of a paged listing, in order, once each.
+        make: Callable[[object], T],
+        identity: Callable[[T], str] | None = None,
+    ) -> list[T]:
+        """Return every row of a paged listing, in order, once each, made into what it is as soon as its page is here.
 
         No order is promised and rows move while files are added, so a listing whose pages disagree is read again;
         one that reads the same twice is taken as it is, whatever its `count` claims.
@@ -183,11 +185,11 @@ class Client:
         Raises:
             Corrupt: it kept changing, or is no listing.
         """
-        before: list[dict[str, Any]] | None = None
+        before: list[T] | None = None
         for _ in range(LISTING_ATTEMPTS):
-            rows, is_consistent = self._read_pages(endpoint, scope, path, page_size, deadline_at)
+            rows, is_consistent = self._read_pages(endpoint, scope, path, page_size, deadline_at, make)
             if rows is not None and identity is not None:
-                unique = {str(row.get(identity)): row for row in rows}
+                unique = {identity(row): row for row in rows}
                 is_consistent = is_consistent and len(unique) == len(rows)
                 rows = list(unique.values())
             if rows is not None and (is_consistent or rows == before):
@@ -197,18 +199,24 @@ class Client:
         raise Corrupt(f"the listing {path} changed each of the {LISTING_ATTEMPTS} times it was read")
 
     def _read_pages(
-        self, endpoint: str, scope: str, path: str, page_size: int, deadline_at: float
-    ) -> tuple[list[dict[str, Any]] | None, bool]:
+        self,
+        endpoint: str,
+        scope: str,
+        path: str,
+        page_size: int,
+        deadline_at: float,
+        make: Callable[[object], T],
+    ) -> tuple[list[T] | None, bool]:
         """Return the rows of all pages up to the first empty one, and whether the pages agree with each other.
 
         None in place of rows that cannot be whole: a page came twice, or rows came after an empty page.
         """
 
-        def read(number: int) -> _Page:
+        def read(number: int) -> _Page[T]:
             # `next` is not followed but rebuilt: it may name another host, or drop page_size.
             query = f"?page={number}&page_size={page_size}"
             try:
-                return _Page.from_api(self._transport.json(endpoint, scope, path + query, deadline_at), path)
+                return _Page.from_api(self._transport.json(endpoint, scope, path + query, deadline_at), path, make)
             except NotFound:
                 if number == 1:
                     raise
@@ -241,23 +249,27 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
-    rows: list[dict[str, Any]]
+class _Page(Generic[T]):
+    rows: list[T]
     count: int | None
     has_next: bool
 
     @classmethod
-    def from_api(cls, answer: object, path: str) -> _Page:
+    def from_api(cls, answer: object, path: str, make: Callable[[object], T]) -> _Page[T]:
         rows = answer.get("results") if isinstance(answer, Mapping) else None
         if not isinstance(answer, Mapping) or not isinstance(rows, list):
             raise Corrupt(f"{path} is not a listing")
         if not all(isinstance(row, dict) for row in rows):
             raise Corrupt(f"the listing {path} has rows that are no objects")
         count = answer.get("count")
-        return cls(rows, count if isinstance(count, int) and count >= 0 else None, bool(answer.get("next")))
+        return cls(
+            [make(row) for row in rows],
+            count if isinstance(count, int) and count >= 0 else None,
+            bool(answer.get("next")),
+        )
 
 
-def _has_repeats(pages: Sequence[_Page]) -> bool:
+def _has_repeats(pages: Sequence[_Page[T]]) -> bool:
     """Tell whether a page came twice, as from a server that does not look at `page`."""
     return any(page.rows and page.rows == other.rows for at, page in enumerate(pages) for other in pages[:at])
 

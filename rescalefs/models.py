@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 from rescalefs.errors import Corrupt
@@ -41,13 +42,16 @@ def parse_time_ns(text: object) -> int | None:
     day, clock, fraction, zone = match.groups()
     zone = "+00:00" if zone in (None, "Z") else zone if ":" in zone else f"{zone[:3]}:{zone[3:]}"
     try:
-        whole = datetime.fromisoformat(f"{day}T{clock}{zone}")
+        seconds = _seconds(f"{day}T{clock}{zone}")
     except ValueError as error:
         raise Corrupt(f"the API sent {text!r} where a time belongs") from error
-    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
-    delta = whole - epoch
-    seconds = delta.days * 86_400 + delta.seconds
     return seconds * 10**9 + int((fraction or "").ljust(9, "0"))
+
+
+@lru_cache(maxsize=1024)  # the files of a run are uploaded within minutes: many rows share a second
+def _seconds(iso: str) -> int:
+    delta = datetime.fromisoformat(iso) - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    return delta.days * 86_400 + delta.seconds
 
 
 def time_text(time_ns: int | None) -> str | None:

@@ -30,10 +30,13 @@ from rescalefs.credentials import Account
 from rescalefs.ending import successor
 from rescalefs.events import Events
 from rescalefs.follow import Follower
+from rescalefs.kept import Kept
+from rescalefs.listings import Listings
 from rescalefs.loader import Loader
 from rescalefs.namespace import Namespace, Rooms
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
+from rescalefs.reach import Reach
 from rescalefs.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -50,28 +53,42 @@ READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
 
 
+def listings_directory(settings: Settings) -> Path:
+    """Return where listings are kept."""
+    return settings.cache_directory / "listings"
+
+
+def account_name(origin: str, owner: str) -> str:
+    """Return under which name an account's listings and contents are kept."""
+    return f"{origin} {owner}"
+
+
 class Mount:
     """The rooms of one mount, wired together. Nothing runs before `start`."""
 
     def __init__(self, settings: Settings, account: Account, owner: str) -> None:
         self._settings = settings
         deadline_s = settings.metadata_deadline_s
-        self._transport = Transport(account.origin, account.key, Budget(rates(os.environ)))
+        self._reach = Reach()
+        self._transport = Transport(account.origin, account.key, Budget(rates(os.environ)), reach=self._reach)
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
+        name = account_name(account.origin, owner)
+        listings = Listings(Kept(listings_directory(settings)), name)
         events = Events()
         self.catalog = Catalog(
             self._client,
             self._loader,
             deadline_s=deadline_s,
+            listings=listings,
             followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
             seen=events.seen,
         )
         self._engine = ContentEngine(
             DiskCache(settings.cache_directory, settings.cache_bytes),
             self._client,
-            account=f"{account.origin} {owner}",
+            account=name,
             deadline_s=settings.data_deadline_s,
             is_verified_first=settings.is_verified_first,
         )
@@ -93,6 +110,7 @@ class Mount:
             events,
             settings.is_read_only,
             time.time_ns(),
+            lambda: self._reach.status,
             self._stats,
             {"origin": account.origin, **settings.public()},
         )
@@ -100,6 +118,7 @@ class Mount:
 
     def start(self) -> None:
         """Make the threads."""
+        self._reach.start(self._transport.is_reachable)
         self._client.start()
         self._loader.start()
         self._live_loader.start()
@@ -108,6 +127,7 @@ class Mount:
 
     def close(self) -> None:
         """Let everybody who waits fail, and end the threads. May be called twice."""
+        self._reach.close()
         self._loader.close()
         self._live_loader.close()
         self._ahead.close()

@@ -35,12 +35,13 @@ def escape(segment: str) -> str:
 
 def fit(name: str, id: str) -> str:
     """Return *name*, cut to what a file name may have and marked with *id* if it is longer."""
-    return name if len(name.encode()) <= MAX_NAME_BYTES else with_id(name, id)
+    is_short = len(name) * 4 <= MAX_NAME_BYTES  # at most four bytes a character: most names need no encoding
+    return name if is_short or len(name.encode()) <= MAX_NAME_BYTES else with_id(name, id)
 
 
 def with_id(name: str, id: str) -> str:
     """Return `name~id`, cut in its first part where the whole would be over-long."""
-    mark = f"~{id}"
+    mark = f"~{escape(id)}"
     room_bytes = MAX_NAME_BYTES - len(mark.encode())
     return name.encode()[:room_bytes].decode(errors="ignore") + mark
 

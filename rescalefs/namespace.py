@@ -48,9 +48,11 @@ from rescalefs.nodes import (
 )
 from rescalefs.outputs import EndingOutput, LiveOutput, OutputFile, output_attributes
 from rescalefs.tailing import LiveKey
-from rescalefs.tree import RESERVED, Branch, Leaf, LivePath
+from rescalefs.tree import RESERVED, Leaf, LivePath, Tree
 
 ACTS = ("stop", "snapshot")
+# Directories of final runs that are found without going through those above them.
+_MAX_MET = 256
 # Job ids are short words of letters; what file managers and indexers probe for has dots, dashes or spaces.
 _JOB_ID = re.compile(r"[A-Za-z0-9]{1,64}")
 
@@ -67,6 +69,7 @@ class Rooms:
     events: Events
     is_read_only: bool
     started_ns: int
+    status: Callable[[], str]
     stats: Callable[[], Mapping[str, object]]
     config: Mapping[str, object]
 
@@ -76,6 +79,9 @@ class Namespace:
 
     def __init__(self, rooms: Rooms) -> None:
         self._root = _root(rooms)
+        # Directories of final runs by path, as long as they are current: programs ask for one file after the other.
+        # No lock: each access is one step of a dictionary.
+        self._met: dict[str, _Outputs] = {}
 
     def node(self, path: str) -> Node:
         """Return the node at *path*, which begins with "/" and is relative to the mount point.
@@ -85,14 +91,25 @@ class Namespace:
             NameTooLong: there can be nothing of that name.
             NotADirectory: the path goes on below something that is none.
         """
+        above, _, name = path.rpartition("/")
+        met = self._met.get(above)
+        if met is not None and name:
+            if met.is_current():
+                return met.child(name)
+            self._met.pop(above, None)
         node: Node = self._root
+        parent: Node = node
         for name in path.split("/"):
             if name:
                 if not isinstance(node, Directory):
                     raise NotADirectory(f"{path} goes on below a file")
                 if len(name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
                     raise NameTooLong(f"{path} has a name of more than {MAX_NAME_BYTES} bytes")
-                node = node.child(name)
+                parent, node = node, node.child(name)
+        if isinstance(parent, _Outputs) and parent.is_current():
+            if len(self._met) >= _MAX_MET:
+                self._met.clear()
+            self._met[above] = parent
         return node
 
 
@@ -100,7 +117,7 @@ def _root(rooms: Rooms) -> Directory:
     def own() -> Node:
         texts = {
             "version": lambda: f"{__version__}\n".encode(),
-            "status": lambda: b"online\n",
+            "status": lambda: f"{rooms.status()}\n".encode(),
             "stats": lambda: generated.table(rooms.stats()),
             "config": lambda: generated.table(rooms.config),
         }
@@ -256,7 +273,7 @@ class _Runs(Directory):
 class _Outputs(Directory):
     """One directory of a run's files."""
 
-    def __init__(self, rooms: Rooms, view: RunView, branches: tuple[Branch, ...], names: tuple[str, ...] = ()) -> None:
+    def __init__(self, rooms: Rooms, view: RunView, branches: tuple[Tree, ...], names: tuple[str, ...] = ()) -> None:
         self._rooms = rooms
         self._view = view
         self._branches = branches  # from the run's top directory to this one
@@ -281,15 +298,19 @@ class _Outputs(Directory):
             else:
                 yield Entry(name, stat.S_IFDIR, self._node(name, leaf).attributes())
 
-    def _node(self, name: str, leaf: Leaf | Branch) -> Node:
+    def is_current(self) -> bool:
+        """Tell whether this is a directory of a final run, and still what a new look would find."""
+        return self._view.state is RunState.FINAL and self._rooms.catalog.is_current(self._view)
+
+    def _node(self, name: str, leaf: Leaf | Tree) -> Node:
         view, names = self._view, (*self._names, name)
-        if isinstance(leaf, Branch):
+        if not isinstance(leaf, RemoteFile | LivePath):
             return _Outputs(self._rooms, view, (*self._branches, leaf), names)
         key, follower = LiveKey(view.job_id, view.run.id, leaf.path), self._rooms.follower
         if isinstance(leaf, LivePath):
             return LiveOutput(key, follower)
         is_followed = follower.is_followed(key)
-        opened = partial(self._rooms.ahead.opened, self._branches, names, leaf)
+        opened = partial(self._rooms.ahead.opened, f"{view.job_id}/{view.run.id}", self._branches, names, leaf)
         may_change = is_followed or view.state is not RunState.FINAL
         output = OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id, opened, may_change=may_change)
         if is_followed:

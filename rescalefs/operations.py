@@ -60,6 +60,7 @@ _LEVELS: Mapping[type[BaseException], int] = {
     errors.BadCommand: logging.INFO,
     errors.NotPossibleNow: logging.INFO,
     errors.Busy: logging.INFO,
+    errors.Offline: logging.DEBUG,  # one line was written when the network went
     errors.RescaleError: logging.ERROR,
 }
 

@@ -34,6 +34,7 @@ from rescalefs.client import Client
 from rescalefs.config import METADATA_DEADLINE_S
 from rescalefs.credentials import Account, CredentialError, find_account
 from rescalefs.errors import AccessDenied, NotFound, RescaleError
+from rescalefs.reach import Reach
 from rescalefs.transport import Transport
 
 
@@ -71,15 +72,36 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def check_account(key_file: Path | None, api_url: str | None, profile: str | None) -> tuple[Account, str]:
-    """Find key and origin, and ask Rescale whose key it is."""
+class Unreachable(Failure):
+    """Rescale does not answer."""
+
+    def __init__(self, origin: str, error: RescaleError) -> None:
+        super().__init__(f"{origin} does not answer: check the network ({error})", Exit.UNREACHABLE)
+        self.error = error
+
+
+def named_account(key_file: Path | None, api_url: str | None, profile: str | None) -> Account:
+    """Find key and origin, where the options or the environment say.
+
+    Raises:
+        Failure: there is no key, or a use of it would not be safe.
+    """
     try:
-        account = find_account(os.environ, Path.home(), key_file=key_file, api_url=api_url, profile=profile)
+        return find_account(os.environ, Path.home(), key_file=key_file, api_url=api_url, profile=profile)
     except CredentialError as error:
         raise Failure(str(error), Exit.CREDENTIALS) from None
-    client = Client(Transport(account.origin, account.key, Budget()))
+
+
+def owner_of(account: Account) -> str:
+    """Ask Rescale whose key it is.
+
+    Raises:
+        Unreachable: it does not answer.
+        Failure: it refused the key, or is no Rescale.
+    """
+    client = Client(Transport(account.origin, account.key, Budget(), reach=Reach()))
     try:
-        return account, client.whoami(time.monotonic() + METADATA_DEADLINE_S)
+        return client.whoami(time.monotonic() + METADATA_DEADLINE_S)
     except AccessDenied as error:
         raise Failure(
             f"{account.origin} refused the key from {account.key.source}: make one under Settings > API there, "
@@ -89,4 +111,4 @@ def check_account(key_file: Path | None, api_url: str | None, profile: str | Non
     except NotFound:
         raise Failure(f"{account.origin} is no Rescale platform: check --api-url", Exit.UNREACHABLE) from None
     except RescaleError as error:
-        raise Failure(f"{account.origin} does not answer: check the network ({error})", Exit.UNREACHABLE) from None
+        raise Unreachable(account.origin, error) from None

@@ -23,7 +23,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
-from urllib3.exceptions import InvalidHeader
+from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError, ProxyError
 from urllib3.exceptions import TimeoutError as TransferTimeout
 from urllib3.util import Retry
 
@@ -31,6 +31,7 @@ from rescalefs import __version__
 from rescalefs.budget import Budget
 from rescalefs.credentials import Key
 from rescalefs.errors import AccessDenied, Corrupt, DeadlineExceeded, NotFound, Refused, RescaleError, Unavailable
+from rescalefs.reach import Reach
 from rescalefs.timing import Clock, remaining_s
 from rescalefs.transfer import TRANSPORT_ERRORS, Transfer, begun, cause
 
@@ -80,10 +81,12 @@ class Transport:
         key: Key,
         budget: Budget,
         *,
+        reach: Reach | None = None,
         clock: Clock = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.origin = origin
+        self._reach = reach
         self._key = key
         self._budget = budget
         self._clock = clock
@@ -166,8 +169,11 @@ class Transport:
             NotFound, AccessDenied, Refused, Unavailable: the API said no; the text tells.
             Unavailable: no answer came, and whether the request arrived is not known.
             DeadlineExceeded: the budget left no time; nothing was sent.
+            Offline: there is no network; nothing was sent.
         """
         what = f"POST {path}"
+        if self._reach is not None:
+            self._reach.check(what)
         self._budget.take(scope, deadline_at)
         left_s = remaining_s(deadline_at, what, self._clock)
         self._count(endpoint)
@@ -194,6 +200,15 @@ class Transport:
         except (ValueError, RecursionError):
             return {}  # a success need not be JSON: the job-level stop is documented with an empty 202
 
+    def is_reachable(self) -> bool:
+        """Ask for something small, once and without the budget; True if anything answers."""
+        try:
+            deadline_at = self._clock() + CONNECT_S
+            self._follow("users_me", f"{self.origin}/api/v2/users/me/", {}, deadline_at).close()
+        except (RescaleError, ValueError, *TRANSPORT_ERRORS):
+            return False
+        return True
+
     def _get(
         self,
         endpoint: str,
@@ -210,15 +225,20 @@ class Transport:
             NotFound, AccessDenied, Refused: the API said so.
             Unavailable, Corrupt: it failed, and went on failing.
             DeadlineExceeded: the budget leaves no time for a try, or the last one got no answer.
+            Offline: there is no network.
         """
         what = f"GET {path}"
         url = f"{self.origin}/api/v2/{path}"
         while True:
+            if self._reach is not None:
+                self._reach.check(what)
             self._budget.take(scope, deadline_at)
-            status, wait_s, is_silent = 0, None, False
+            status, wait_s, is_silent, began = 0, None, False, self._clock()
             failure: RescaleError
             try:
                 response = self._follow(endpoint, url, headers, deadline_at)
+                if self._reach is not None:
+                    self._reach.answered()
                 status = response.status_code
                 if status in (200, 206):
                     self._budget.succeeded(scope)
@@ -237,6 +257,9 @@ class Transport:
             except TRANSPORT_ERRORS as error:
                 failure = Unavailable(f"{what}: cannot reach {urlsplit(url).netloc}: {cause(error)}")
                 is_silent = isinstance(error, (requests.Timeout, TransferTimeout))
+                if self._reach is not None and _is_unconnected(error):
+                    self._reach.failed(f"{urlsplit(url).netloc}: {cause(error)}", self._clock() - began)
+                    self._reach.check(what)
             if not retry.total:
                 if status == 429:  # who asks once only makes all others wait, too
                     self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s)
@@ -315,6 +338,12 @@ def _retry_after_s(response: requests.Response, default_s: T) -> float | T:
         return _RETRY.parse_retry_after(header) if header else default_s
     except (InvalidHeader, ValueError, OverflowError):
         return default_s
+
+
+def _is_unconnected(error: Exception) -> bool:
+    """Tell whether not even a connection came about: no route, no such name, nobody listening, no proxy."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, (NewConnectionError, ConnectTimeoutError, ProxyError))
 
 
 def _small_body(response: requests.Response) -> bytes:

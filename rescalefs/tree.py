@@ -8,8 +8,9 @@ a file whose path is also a directory's gets `name~<file id>`, and so does a fil
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from rescalefs.models import RemoteFile
 from rescalefs.names import escape, fit, with_id
@@ -31,6 +32,21 @@ class LivePath:
 
 
 Leaf = RemoteFile | LivePath
+
+
+class Tree(Protocol):
+    """One directory, however it is held: its entries by shown name, in order, and the newest upload below it."""
+
+    @property
+    def entries(self) -> Mapping[str, Leaf | Tree]:
+        """Return what is in it."""
+
+    @property
+    def modified_ns(self) -> int:
+        """Return the newest upload below it, 0 if there is none."""
+
+    def leaves(self) -> Iterator[Leaf]:
+        """Yield every file below it."""
 
 
 @dataclass(slots=True)
@@ -57,7 +73,8 @@ def build_tree(files: Iterable[RemoteFile], live_paths: Iterable[str] = ()) -> B
     live = [LivePath(path) for path in dict.fromkeys(live_paths) if path not in uploaded]
     leaves: list[Leaf] = [*ordered, *live]
     root = Branch()
-    homes = [_home(root, leaf) for leaf in leaves]
+    directories: dict[str, Branch] = {}
+    homes = [_home(root, directories, leaf) for leaf in leaves]
     late: list[tuple[Branch, str, Leaf]] = []
     for leaf, (branch, name) in zip(leaves, homes, strict=True):
         if name in branch.entries or (branch is root and name == RESERVED):
@@ -68,33 +85,46 @@ def build_tree(files: Iterable[RemoteFile], live_paths: Iterable[str] = ()) -> B
         while name in branch.entries or name == RESERVED:
             name = with_id(name, leaf.id)
         branch.entries[name] = leaf
-    _sort(root)
+    _finish(root)
     return root
 
 
-def _sort(branch: Branch) -> None:
-    """Order the entries by name, below too: listings then read the same each time, and in order of their numbers."""
+def _finish(branch: Branch) -> None:
+    """Order the entries by name, below too, so that listings read the same each time; and tell how new they are."""
     branch.entries = dict(sorted(branch.entries.items()))
     for entry in branch.entries.values():
         if isinstance(entry, Branch):
-            _sort(entry)
+            _finish(entry)
+            branch.modified_ns = max(branch.modified_ns, entry.modified_ns)
+        elif isinstance(entry, RemoteFile):
+            branch.modified_ns = max(branch.modified_ns, entry.uploaded_ns)
 
 
-def _home(root: Branch, leaf: Leaf) -> tuple[Branch, str]:
-    """Return the directory that *leaf* belongs to, made where it is missing, and the name it would like."""
-    *parents, last = leaf.path.split("/")
-    modified_ns = leaf.uploaded_ns if isinstance(leaf, RemoteFile) else 0
+def _home(root: Branch, directories: dict[str, Branch], leaf: Leaf) -> tuple[Branch, str]:
+    """Return the directory that *leaf* belongs to, and the name it would like.
+
+    *directories* are those met before, by their paths: most files are in one of them.
+    """
+    place, mark, last = leaf.path.rpartition("/")
+    if not mark:
+        return root, fit(escape(last), leaf.id)
+    branch = directories.get(place)
+    if branch is None:
+        branch = directories[place] = _directory(root, place.split("/"))
+    return branch, fit(escape(last), leaf.id)
+
+
+def _directory(root: Branch, segments: Iterable[str]) -> Branch:
+    """Return a directory, made where it is missing."""
     branch = root
-    branch.modified_ns = max(branch.modified_ns, modified_ns)
-    for parent in parents:
+    for parent in segments:
         name = escape(parent)
         if branch is root and name == RESERVED:
             name = "%2E" + name[1:]
         below = branch.entries.setdefault(fit(name, _mark(parent)), Branch())
         assert isinstance(below, Branch)  # files are placed after all directories exist
         branch = below
-        branch.modified_ns = max(branch.modified_ns, modified_ns)
-    return branch, fit(escape(last), leaf.id)
+    return branch
 
 
 def _mark(segment: str) -> str:

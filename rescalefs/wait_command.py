@@ -16,7 +16,7 @@ from rescalefs.config import METADATA_DEADLINE_S
 from rescalefs.credentials import Account
 from rescalefs.errors import AccessDenied, NotFound
 from rescalefs.loader import Loader
-from rescalefs.terminal import Exit, Failure, check_account, leave
+from rescalefs.terminal import Exit, Failure, leave, named_account, owner_of
 from rescalefs.transport import Transport
 from rescalefs.waiting import Goal, Waiter
 
@@ -83,7 +83,8 @@ def wait_command(
     \b
     Example:  rescalefs wait LvGjn --for final && rsync -a ~/rescale/jobs/LvGjn/runs/1/ results/
     """
-    account, _ = check_account(key_file, api_url, profile)
+    account = named_account(key_file, api_url, profile)
+    owner_of(account)
     progress = Progress(target)
     try:
         words = _wait(account, target, Goal(goal), float("inf") if timeout_s is None else timeout_s, every_s, progress)

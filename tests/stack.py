@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rescalefs.budget import Budget, Rate
@@ -13,7 +14,10 @@ from rescalefs.client import Client
 from rescalefs.control import Controls
 from rescalefs.credentials import Key
 from rescalefs.emulator.clock import ManualClock
+from rescalefs.kept import Kept
+from rescalefs.listings import Listings
 from rescalefs.loader import Loader
+from rescalefs.reach import Reach
 from rescalefs.transport import Transport
 
 KEY = "test-key"
@@ -24,17 +28,25 @@ WAIT_S = 30.0
 
 
 def transport_to(
-    origin: str, clock: ManualClock, *, key: Key | None = None, rates: dict[str, Rate] | None = None
+    origin: str,
+    clock: ManualClock,
+    *,
+    key: Key | None = None,
+    rates: dict[str, Rate] | None = None,
+    reach: Reach | None = None,
 ) -> Transport:
     """Return a transport without limits but *rates*; its sleeps move *clock* and take no time."""
     budget = Budget(rates or {}, clock=clock.now, sleep=clock.advance)
-    return Transport(origin, key or Key(lambda: KEY, "a test"), budget, clock=clock.now, sleep=clock.advance)
+    key = key or Key(lambda: KEY, "a test")
+    return Transport(origin, key, budget, reach=reach, clock=clock.now, sleep=clock.advance)
 
 
 @contextmanager
-def client_of(origin: str, clock: ManualClock, *, is_parallel: bool = True) -> Iterator[Client]:
+def client_of(
+    origin: str, clock: ManualClock, *, is_parallel: bool = True, reach: Reach | None = None
+) -> Iterator[Client]:
     """Serve a client of *origin*, its pages read in parallel or one after the other."""
-    with closing(transport_to(origin, clock)) as transport, closing(Client(transport)) as client:
+    with closing(transport_to(origin, clock, reach=reach)) as transport, closing(Client(transport)) as client:
         if is_parallel:
             client.start()
         yield client
@@ -68,10 +80,20 @@ def acting_on(origin: str, clock: ManualClock, *, wait_s: float = WAIT_S) -> Ite
 
 
 @contextmanager
-def catalog_of(origin: str, clock: ManualClock) -> Iterator[Catalog]:
-    """Serve a catalog of *origin* that knows nothing yet; all its times are *clock*'s."""
-    with client_of(origin, clock) as client, loader() as running:
-        yield Catalog(client, running, deadline_s=DEADLINE_S, clock=clock.now, wall_clock=clock.now)
+def catalog_of(
+    origin: str, clock: ManualClock, directory: Path | None = None, reach: Reach | None = None
+) -> Iterator[Catalog]:
+    """Serve a catalog of *origin* that knows nothing but what is kept in *directory*; all its times are *clock*'s."""
+    kept = Kept(directory, wall_clock=clock.now)
+    with client_of(origin, clock, reach=reach) as client, loader() as running:
+        yield Catalog(
+            client,
+            running,
+            deadline_s=DEADLINE_S,
+            listings=Listings(kept, "someone"),
+            clock=clock.now,
+            wall_clock=clock.now,
+        )
 
 
 def paths(view: RunView) -> set[str]:

@@ -25,7 +25,7 @@ def series() -> Branch:
     return build_tree([remote(f"{time}/{field}") for time in TIMES for field in ("U", "p")] + [remote("log")])
 
 
-def opened(root: Branch, path: str) -> tuple[tuple[Branch, ...], tuple[str, ...], RemoteFile]:
+def opened(root: Branch, path: str) -> tuple[str, tuple[Branch, ...], tuple[str, ...], RemoteFile]:
     """What an open of *path* tells."""
     names = tuple(path.split("/"))
     branches = [root]
@@ -35,7 +35,7 @@ def opened(root: Branch, path: str) -> tuple[tuple[Branch, ...], tuple[str, ...]
         branches.append(below)
     leaf = branches[-1].entries[names[-1]]
     assert isinstance(leaf, RemoteFile)
-    return tuple(branches), names, leaf
+    return "job/1", tuple(branches), names, leaf
 
 
 class Recorder:
@@ -66,14 +66,14 @@ def ahead(recorder: Recorder) -> Iterator[FilesAhead]:
 def test_a_walk_goes_through_directories_in_order() -> None:
     """What follows a file are the rest of its directory and of those above it, as a listing has them."""
     root = series()
-    paths = [file.path for file in walk_after(*opened(root, "057/U")[:2])]
+    paths = [file.path for file in walk_after(*opened(root, "057/U")[1:3])]
     assert paths == ["057/p", "058/U", "058/p", "059/U", "059/p", "log"]
 
 
 def test_the_same_name_follows_in_sibling_directories() -> None:
     """What follows 057/U in a time series is 058/U."""
     root = series()
-    assert [file.path for file in same_after(*opened(root, "057/U")[:2])] == ["058/U", "059/U"]
+    assert [file.path for file in same_after(*opened(root, "057/U")[1:3])] == ["058/U", "059/U"]
 
 
 def test_one_open_fetches_nothing(ahead: FilesAhead, recorder: Recorder) -> None:

@@ -41,9 +41,9 @@ def mounts_below(path: Path) -> list[str]:
 
 @pytest.mark.mount
 def test_rows_are_measured_and_written(binding: str, tmp_path: Path) -> None:
-    """Three rows end with goals that a correct mount meets at any speed; nothing is left behind."""
+    """Four rows end with goals that a correct mount meets at any speed; nothing is left behind."""
     file = tmp_path / "figures.json"
-    process = benchmarks(tmp_path, "--rows", "tail,twins,warm", "--binding", NAMES[binding], "--json", str(file))
+    process = benchmarks(tmp_path, "--rows", "tail,twins,warm,find", "--binding", NAMES[binding], "--json", str(file))
     out, _ = process.communicate(timeout=100)
 
     assert process.returncode == 0, out
@@ -51,7 +51,7 @@ def test_rows_are_measured_and_written(binding: str, tmp_path: Path) -> None:
     assert {"made", "machine", "repeat", "quick", "rows"} == set(found)
     assert {"kernel", "python", "cpus", "packages"} <= set(found["machine"])
     assert [(row["row"], row["binding"], row["failure"]) for row in found["rows"]] == [
-        (name, NAMES[binding], None) for name in ("tail", "twins", "warm")
+        (name, NAMES[binding], None) for name in ("tail", "twins", "warm", "find")
     ]
     for row in found["rows"]:
         assert row["title"].split()[0] in out
@@ -61,6 +61,7 @@ def test_rows_are_measured_and_written(binding: str, tmp_path: Path) -> None:
     checks = {(row["row"], check["name"]): check["met"] for row in found["rows"] for check in row["checks"]}
     assert checks["twins", "content requests"]
     assert checks["tail", "content requests"]
+    assert all(met for (row, name), met in checks.items() if row == "find" and name.startswith("requests"))
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rescalefs.catalog import Catalog, Lifetimes, RunState
+from rescalefs.catalog import SETTLED_AFTER_S, Catalog, Lifetimes, RunState
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
@@ -124,17 +124,12 @@ def settling(world: World, emulator: Emulator) -> None:
     world.add_job("AbCdE").add_run(live={"log": b""}, trickle_s=1000).finish()
 
 
-def final(world: World, emulator: Emulator) -> None:
-    world.add_job("AbCdE").add_run(finished=True, files={"log": b""})
-
-
 @pytest.mark.parametrize(
     ("make", "state", "lifetime_s"),
     [
         (pending, RunState.PENDING, LIFETIMES.live_s),
         (live, RunState.LIVE, LIFETIMES.live_s),
         (settling, RunState.SETTLING, LIFETIMES.settling_s),
-        (final, RunState.FINAL, LIFETIMES.final_s),
     ],
 )
 def test_files_are_listed_again_when_their_state_allows_no_longer(
@@ -164,16 +159,43 @@ def test_files_are_listed_again_when_their_state_allows_no_longer(
     assert files_cost() == {}
 
 
+def test_a_final_run_is_confirmed_by_its_object_and_its_files_are_listed_once(
+    world: World, catalog: Catalog, clock: ManualClock, cost: Cost
+) -> None:
+    """For ever: a look at the runs every hour while they are young, every day later, and none at the files."""
+    then = clock.now() - SETTLED_AFTER_S - 1
+    run = world.add_job("AbCdE", created=then - 90).add_run(started=then - 60, completed=then, files={"log": b""})
+    catalog.view("AbCdE", "1")
+
+    def looks(hours: int) -> dict[str, int]:
+        def look() -> None:
+            for _ in range(hours):
+                clock.advance(3601)
+                assert catalog.view("AbCdE", "1").state is RunState.FINAL
+
+        asked = cost(look)
+        return {name: asked[name] for name in ("runs", "run_files") if name in asked}
+
+    assert looks(20) == {"runs": 20}
+    looks(24)
+    assert looks(24 * 5) == {"runs": 5}
+    run.files[0].is_deleted = True
+    run.output_file_count = 0
+    assert looks(25) == {"runs": 1, "run_files": 1}
+    assert paths(catalog.view("AbCdE", "1")) == set()
+
+
 @pytest.mark.parametrize(
     ("ask", "name", "lifetime_s"),
     [
         (lambda catalog: catalog.jobs(), "jobs", LIFETIMES.jobs_s),
         (lambda catalog: catalog.status("LiveR"), "statuses", LIFETIMES.status_s),
         (lambda catalog: catalog.runs("LiveR"), "runs", LIFETIMES.status_s),
-        (lambda catalog: catalog.runs("AbCdE"), "runs", LIFETIMES.runs_over_s),
+        (lambda catalog: catalog.runs("AbCdE"), "runs", LIFETIMES.runs_final_s),
+        (lambda catalog: catalog.runs("YoungR"), "runs", LIFETIMES.runs_over_s),
         (lambda catalog: catalog.job("AbCdE"), "jobs", LIFETIMES.job_s),
     ],
-    ids=["jobs", "status", "runs", "runs of a job that is over", "job"],
+    ids=["jobs", "status", "runs", "runs long over", "runs just over", "job"],
 )
 def test_what_is_not_files_has_its_lifetime_too(
     ask: Callable[[Catalog], object],
@@ -187,6 +209,7 @@ def test_what_is_not_files_has_its_lifetime_too(
     """Within the lifetime no request is made, after it one; nobody who looks means no requests at all."""
     world.add_job("AbCdE").add_run(finished=True)
     world.add_job("LiveR").add_run(live={"log": b""})
+    world.add_job("YoungR").add_run(started=clock.now() - 60, completed=clock.now() - 1)
     ask(catalog)
 
     clock.advance(lifetime_s - 1)

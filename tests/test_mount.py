@@ -18,7 +18,7 @@ import pytest
 from rescalefs.emulator.demo_world import demo_world
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
-from tests.conftest import Mounted
+from tests.conftest import Mounted, wait_for
 from tests.tools import FILES, sh
 
 pytestmark = pytest.mark.mount
@@ -53,6 +53,21 @@ def test_a_listing_costs_one_request_a_thousand_files(
     emulator.reset_counts()
     assert sh("ls -lR jobs/ManyF/runs/1", mounted.path) == first
     assert emulator.requests.total() == 0
+
+
+def test_a_refreshed_run_is_seen_as_it_is_now(outputs: Path, run: Run, mounted: Mounted) -> None:
+    """Names that were looked at before go, come and change with the listing, however deep they are."""
+    for _ in range(2):
+        assert (outputs / "case/100/U").stat().st_size == len(FILES["case/100/U"])
+    next(file for file in run.files if file.relative_path == "case/100/uniform/time").is_deleted = True
+    run.add_file("case/100/late", b"12345")
+    assert not (outputs / "case/100/late").exists()
+
+    (outputs / ".rescale/refresh").write_bytes(b"1\n")
+
+    assert (outputs / "case/100/late").stat().st_size == 5
+    wait_for(lambda: not (outputs / "case/100/uniform/time").exists(), 10, lambda: "it stays")
+    assert (outputs / "case/100/U").stat().st_size == len(FILES["case/100/U"])
 
 
 def test_times_modes_and_owner_are_true(outputs: Path, run: Run) -> None:

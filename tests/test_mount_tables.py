@@ -108,3 +108,19 @@ def test_what_is_not_in_a_mount_is_not_refreshed(tmp_path: Path) -> None:
     code, sentence = failure(rescalefs(tmp_path, "refresh", str(tmp_path)))
 
     assert (code, "is not in a mount" in sentence) == (7, True)
+
+
+def test_a_long_list_of_jobs_costs_a_request_for_each_two_hundred(
+    world: World, mount_of: Callable[..., Mounted], emulator: Emulator
+) -> None:
+    """ls -l of 5,000 jobs is 25 requests, and the names that file managers look for in it are none."""
+    for _ in range(5000):
+        world.add_job()
+    mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
+    emulator.reset_counts()
+
+    assert sh(["ls", "-l", "."], mounted.jobs).count("\nd") == 5000
+    for name in (".hidden", ".Trash-0", "desktop.ini", ".directory", "Thumbs.db"):
+        assert not (mounted.jobs / name).exists()
+        assert not (mounted.path / "by-name" / name).exists()
+    assert emulator.requests == {"jobs": 25}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.bench import Bench
 from benchmarks.checks import Outcome
-from benchmarks.rows import kept, limits, scattered, streams
+from benchmarks.rows import catalog, kept, limits, scattered, streams
 
 Row = Callable[[Bench, Outcome], None]
 
@@ -25,6 +25,11 @@ ROWS: Mapping[str, Row] = {
         kept.warm,
         kept.reopen,
         scattered.twins,
+        catalog.find,
+        catalog.names,
+        catalog.details,
+        catalog.looks,
+        catalog.weight,
         limits.memory,
         limits.stuck,
     )

@@ -1,0 +1,90 @@
+"""What is known, and for how long: answers by key, in memory. Threads: any.
+
+An answer that holds for a time goes when it is over. One that holds for ever goes when there is no room for it, the
+least recently used first. A refresh drops a level of keys, and tells from then on what on disk is older than itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+from cachetools import LRUCache, TLRUCache
+
+from rescalefs.timing import Clock
+
+# Answers kept at once: a screenful of jobs with their runs is hundreds.
+MAX_KNOWN = 10_000
+# Answers that hold for ever, the trees of final runs: two million files.
+FOR_EVER_BYTES = 256 << 20
+FOR_EVER_S = float("inf")
+
+# What an answer is about: the kind, then the ids of job and run as far as it has them.
+Key = tuple[str, ...]
+
+
+class Answer(NamedTuple):
+    """A value, how long it holds, and how large it is if it holds for ever."""
+
+    value: Any
+    lifetime_s: float
+    size_bytes: int = 0
+
+
+class Known:
+    """Answers by key."""
+
+    def __init__(self, clock: Clock, wall_clock: Clock, for_ever_bytes: int = FOR_EVER_BYTES) -> None:
+        self._wall_clock = wall_clock
+        self._lock = threading.Lock()  # guards the fields below; nothing else is done under it
+        self._timed: TLRUCache[Key, Answer] = TLRUCache(
+            MAX_KNOWN, ttu=lambda _key, answer, now: now + answer.lifetime_s, timer=clock
+        )
+        # One that is larger than all room has all of it, and is gone with the next.
+        self._for_ever: LRUCache[Key, Answer] = LRUCache(
+            for_ever_bytes, getsizeof=lambda answer: min(answer.size_bytes, for_ever_bytes)
+        )
+        self._refreshed: dict[tuple[str, ...], float] = {}  # by the wall clock
+
+    def get(self, key: Key) -> Answer | None:
+        """Return the answer, None if there is none any more."""
+        with self._lock:
+            try:  # not `get`, which looks twice
+                return self._for_ever[key] if key in self._for_ever else self._timed[key]
+            except KeyError:
+                return None
+
+    def keep(self, key: Key, answer: Answer) -> None:
+        """Keep an answer as long as it holds."""
+        with self._lock:
+            (self._for_ever if answer.lifetime_s == FOR_EVER_S else self._timed)[key] = answer
+
+    def drop(self, key: Key) -> None:
+        """Forget an answer."""
+        with self._lock:
+            self._drop(key)
+
+    def refresh(self, job_id: str | None, run_id: str | None) -> None:
+        """Forget everything, what is of one job, or of one run: its files, and what its job's runs are.
+
+        A job's name and date stay known with less than everything: they do not change, and its folder must not vanish.
+        """
+        level = tuple(id for id in (job_id, run_id) if id is not None)
+        with self._lock:
+            self._refreshed[level] = self._wall_clock()
+            for key in [*self._timed, *self._for_ever]:
+                kind, *ids = key
+                is_of_job = ids[:1] == [job_id] and kind != "job"
+                is_of_run = kind != "view" or ids[1:] == [run_id]
+                if job_id is None or (is_of_job and (run_id is None or is_of_run)):
+                    self._drop(key)
+
+    def is_trusted(self, confirmed_at_s: float, *ids: str) -> bool:
+        """Tell whether what was confirmed at that time is newer than all refreshes of what it is about."""
+        with self._lock:
+            times = [at_s for level, at_s in self._refreshed.items() if level[: len(ids)] == ids[: len(level)]]
+        return all(at_s < confirmed_at_s for at_s in times)
+
+    def _drop(self, key: Key) -> None:
+        self._timed.pop(key, None)
+        self._for_ever.pop(key, None)

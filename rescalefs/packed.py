@@ -1,0 +1,243 @@
+"""A run's tree of uploaded files in one piece of memory: a tenth of what Python objects take.
+
+    counts      of directories and entries
+    directories their first entry, number of entries, newest upload
+    entries     of one directory after the other, in order of the shown name
+    heap        names, ids, checksums, and paths where these are not told by the names
+
+Files are made into objects when they are asked for. The bytes are what is kept on disk, too.
+Threads: any; nothing changes once made.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import ItemsView, Iterator, Mapping, Sequence
+from typing import overload
+
+from rescalefs.models import Digest, RemoteFile
+from rescalefs.tree import Branch, LivePath, Tree
+
+Buffer = bytes | memoryview
+_COUNTS = struct.Struct("<4sIQ")
+_DIRECTORY = struct.Struct("<QQq")
+# Of a file: where its texts are, size, time, type, lengths of path, name, id and run id, checksum's algorithm, flags.
+# Of a directory: the same, its number in place of the size.
+_ENTRY = struct.Struct("<QqqIIHHHBB")
+_VERSION = b"rtr1"
+_IS_DIRECTORY, _IS_UPLOADED, _IS_DELETED, _HAS_PATH, _HAS_RUN = 1, 2, 4, 8, 16
+_ALGORITHMS = (("", 0), ("sha512", 64), ("sha256", 32), ("sha1", 20), ("md5", 16))
+_ALGORITHM = {name: number for number, (name, _) in enumerate(_ALGORITHMS)}
+
+Record = tuple[int, int, int, int, int, int, int, int, int, int]
+
+
+def pack(root: Branch) -> bytes:
+    """Return a tree of uploaded files as bytes; equal trees give equal bytes.
+
+    Raises:
+        ValueError: something in it has no place: a live file, a number or a text larger than any that Rescale sends.
+    """
+    directories, entries, heap = bytearray(), bytearray(), bytearray()
+    branches = [(root, "")]
+    count = 0
+    try:
+        for branch, place in branches:  # grows while it is gone through: each directory after the one above it
+            directories += _DIRECTORY.pack(count, len(branch.entries), branch.modified_ns)
+            for name, entry in branch.entries.items():
+                count += 1
+                if isinstance(entry, Branch):
+                    entries += _record(heap, name, number=len(branches))
+                    branches.append((entry, f"{place}{name}/"))
+                elif isinstance(entry, LivePath):
+                    raise ValueError("a live file has no place in a packed tree")
+                else:
+                    entries += _record(heap, name, entry, place + name)
+    except (struct.error, KeyError) as error:
+        raise ValueError(f"the tree cannot be packed: {error}") from None
+    return b"".join((_COUNTS.pack(_VERSION, len(branches), count), directories, entries, heap))
+
+
+def _record(heap: bytearray, name: str, file: RemoteFile | None = None, shown: str = "", number: int = 0) -> bytes:
+    start = len(heap)
+    text = name.encode()
+    heap += text
+    if file is None:
+        return _ENTRY.pack(start, number, 0, 0, 0, len(text), 0, 0, 0, _IS_DIRECTORY)
+    id = file.id.encode(errors="surrogatepass")
+    digest = file.digest.value if file.digest else b""
+    run = (file.run_id or "").encode(errors="surrogatepass")
+    path = b"" if file.path == shown else file.path.encode(errors="surrogatepass")
+    algorithm = _ALGORITHM[file.digest.algorithm if file.digest else ""]
+    if len(digest) != _ALGORITHMS[algorithm][1]:
+        raise ValueError("a checksum has another length than its kind")
+    heap += id + digest + run + path
+    flags = (
+        (_IS_UPLOADED if file.is_uploaded else 0)
+        | (_IS_DELETED if file.is_deleted else 0)
+        | (_HAS_PATH if file.path != shown else 0)
+        | (_HAS_RUN if file.run_id is not None else 0)
+    )
+    lengths = (len(path), len(text), len(id), len(run))
+    return _ENTRY.pack(start, file.size, file.uploaded_ns, file.type_id, *lengths, algorithm, flags)
+
+
+class PackedTree:
+    """The reader of what `pack` made."""
+
+    def __init__(self, data: Buffer) -> None:
+        """Look at the frame only.
+
+        Raises:
+            ValueError: it is none.
+        """
+        view = memoryview(data)
+        if len(view) < _COUNTS.size:
+            raise ValueError("not a packed tree")
+        version, directories, entries = _COUNTS.unpack_from(view)
+        self._entries_at = _COUNTS.size + directories * _DIRECTORY.size
+        self._heap_at = self._entries_at + entries * _ENTRY.size
+        if version != _VERSION or directories < 1 or self._heap_at > len(view):
+            raise ValueError("not a packed tree")
+        self._view = view
+        self.data = data
+        self.file_count = entries - (directories - 1)
+
+    @property
+    def root(self) -> PackedBranch:
+        """Return the top directory."""
+        return PackedBranch(self, 0, "")
+
+    def directory(self, number: int) -> tuple[int, int, int]:
+        """Return first entry, number of entries and newest upload of a directory."""
+        first, count, modified_ns = _DIRECTORY.unpack_from(self._view, _COUNTS.size + number * _DIRECTORY.size)
+        return first, count, modified_ns
+
+    def records(self, first: int, count: int) -> Iterator[Record]:
+        """Yield the records of entries."""
+        start = self._entries_at + first * _ENTRY.size
+        return _ENTRY.iter_unpack(self._view[start : start + count * _ENTRY.size])
+
+    def record(self, number: int) -> Record:
+        """Return one entry's record."""
+        found: Record = _ENTRY.unpack_from(self._view, self._entries_at + number * _ENTRY.size)
+        return found
+
+    def name(self, record: Record) -> bytes:
+        """Return an entry's name."""
+        at = self._heap_at + record[0]
+        return bytes(self._view[at : at + record[5]])
+
+    def entry(self, record: Record, place: str) -> tuple[str, RemoteFile | PackedBranch]:
+        """Return an entry of the directory shown at *place*, with its name."""
+        at, size, uploaded_ns, type_id, path_length, name_length, id_length, run_length, algorithm, flags = record
+        view = self._view
+        at += self._heap_at
+        name = str(view[at : (at := at + name_length)], "utf-8")
+        if flags & _IS_DIRECTORY:
+            return name, PackedBranch(self, size, f"{place}{name}/")
+        id = str(view[at : (at := at + id_length)], "utf-8", "surrogatepass")
+        kind, digest_length = _ALGORITHMS[algorithm]
+        digest = Digest(kind, bytes(view[at : (at := at + digest_length)])) if algorithm else None
+        run = str(view[at : (at := at + run_length)], "utf-8", "surrogatepass") if flags & _HAS_RUN else None
+        path = str(view[at : at + path_length], "utf-8", "surrogatepass") if flags & _HAS_PATH else place + name
+        uploaded, deleted = bool(flags & _IS_UPLOADED), bool(flags & _IS_DELETED)
+        return name, RemoteFile(id, path, size, uploaded_ns, type_id, uploaded, deleted, digest, run)
+
+
+class PackedBranch:
+    """One directory of a packed tree."""
+
+    __slots__ = ("_number", "_place", "_tree")
+
+    def __init__(self, tree: PackedTree, number: int, place: str) -> None:
+        self._tree = tree
+        self._number = number
+        self._place = place
+
+    @property
+    def modified_ns(self) -> int:
+        """Return the newest upload below, 0 if there is none."""
+        return self._tree.directory(self._number)[2]
+
+    @property
+    def entries(self) -> Mapping[str, RemoteFile | Tree]:
+        """Return what is in it, by shown name."""
+        first, count, _ = self._tree.directory(self._number)
+        return _Entries(self._tree, first, count, self._place)
+
+    def leaves(self) -> Iterator[RemoteFile]:
+        """Yield every file below this directory."""
+        below = [self]
+        while below:
+            branch = below.pop()
+            first, count, _ = branch._tree.directory(branch._number)
+            for record in branch._tree.records(first, count):
+                _, entry = branch._tree.entry(record, branch._place)
+                if isinstance(entry, PackedBranch):
+                    below.append(entry)
+                else:
+                    yield entry
+
+
+class _Entries(Mapping[str, "RemoteFile | Tree"]):
+    """The entries of one directory; a name is found by halving, so nothing is made for it."""
+
+    def __init__(self, tree: PackedTree, first: int, count: int, place: str) -> None:
+        self._tree, self._first, self._count, self._place = tree, first, count, place
+
+    def __getitem__(self, name: str) -> RemoteFile | Tree:
+        tree, wanted = self._tree, name.encode(errors="surrogatepass")
+        low, high = self._first, self._first + self._count
+        while low < high:  # the order of UTF-8 is that of its characters
+            middle = (low + high) // 2
+            record = tree.record(middle)
+            found = tree.name(record)
+            if found == wanted:
+                return tree.entry(record, self._place)[1]
+            low, high = (middle + 1, high) if found < wanted else (low, middle)
+        raise KeyError(name)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._tree.name(record).decode() for record in self._tree.records(self._first, self._count))
+
+    def items(self) -> ItemsView[str, RemoteFile | Tree]:
+        return _Items(self)
+
+    def pairs(self) -> Iterator[tuple[str, RemoteFile | Tree]]:
+        """Yield names and entries, in order."""
+        tree, place = self._tree, self._place
+        return (tree.entry(record, place) for record in tree.records(self._first, self._count))
+
+
+class _Items(ItemsView[str, "RemoteFile | Tree"]):
+    """Goes through a directory without looking each name up."""
+
+    _mapping: _Entries
+
+    def __iter__(self) -> Iterator[tuple[str, RemoteFile | Tree]]:
+        return self._mapping.pairs()
+
+
+class PackedFiles(Sequence[RemoteFile]):
+    """All files of a packed tree, made when they are asked for; their order is the tree's."""
+
+    def __init__(self, tree: PackedTree) -> None:
+        self._tree = tree
+
+    def __len__(self) -> int:
+        count: int = self._tree.file_count
+        return count
+
+    def __iter__(self) -> Iterator[RemoteFile]:
+        return self._tree.root.leaves()
+
+    @overload
+    def __getitem__(self, index: int) -> RemoteFile: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RemoteFile]: ...
+    def __getitem__(self, index: int | slice) -> RemoteFile | Sequence[RemoteFile]:
+        return tuple(self)[index]
