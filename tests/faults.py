@@ -168,6 +168,4 @@ FAULTS: list[Fault] = [
     *_rows("redirect without an end", EIO, "more than 4 redirects",
            server=_playing(lambda _: lambda head: reply(302, Location=f"http://{header(head, 'Host')}/on"))),
     *_rows("TLS with a wrong certificate", EIO, "certificate", server=_untrusted),
-    *_rows("DNS failure", EIO, "resolve|[Nn]ame", server=_unknown),
-    *_rows("connection refused", EIO, "refused", server=_nobody),
 ]  # fmt: skip

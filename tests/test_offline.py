@@ -108,6 +108,7 @@ def test_nothing_to_show_is_no_mount(mount_of: Callable[..., Mounted], emulator:
     assert failure(rescalefs(tmp_path, "mount", "--cache-dir", str(mounted.cache), str(point), **environ))[0] == 4
 
 
+@pytest.mark.long
 def test_a_network_that_is_lost_and_comes_back(world: World, mount_of: Callable[..., Mounted]) -> None:
     """What was known stays while it is gone, status says since when, and all is well by itself when it is back."""
     with Emulator(world) as emulator:
