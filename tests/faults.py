@@ -95,20 +95,6 @@ def _untrusted(data: bytes) -> Iterator[str]:
         assert not server.heads, "it was trusted"
 
 
-@contextlib.contextmanager
-def _nobody(_data: bytes) -> Iterator[str]:
-    """Give an address at which nobody listens any more."""
-    with RawServer(b"") as server:
-        origin = server.origin
-    yield origin
-
-
-@contextlib.contextmanager
-def _unknown(_data: bytes) -> Iterator[str]:
-    """Give a name that no resolver may know (RFC 6761)."""
-    yield "https://rescalefs.invalid"
-
-
 def _whole(data: bytes, more: bytes = b"") -> bytes:
     """Answer a range that is all of a file, and bytes that nobody asked for."""
     return reply(206, data + more, Content_Range=f"bytes 0-{len(data) - 1}/{len(data)}")
