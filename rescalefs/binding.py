@@ -13,12 +13,13 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ctypes.util import find_library
 from types import ModuleType
 from typing import Any
 
 from rescalefs.operations import MAX_PARKED_READS, Gate, Operations
+from rescalefs.thread_state import ThreadStates
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ class Binding:
         """
         is_fuse3 = self.version[0] == 3
         gate = _gate3(operations, end) if is_fuse3 else _gate2(operations, end)
-        session = _with_plus(self.module) if is_fuse3 else _with_readinto(self.module)
+        session = _with_plus(self.module) if is_fuse3 else _direct(self.module)
         end.arm(self.module)
         try:
             keywords = {**self._keywords, **self.options(mount_options)}
@@ -217,10 +218,19 @@ def _gate3(operations: Operations, end: End) -> Gate:
     return Gate3(operations)
 
 
-def _with_readinto(module: ModuleType) -> Any:
-    """Return the binding's FUSE class with a read that hands over the library's buffer instead of copying into it."""
+def _direct(module: ModuleType) -> Any:
+    """Return the binding's FUSE class with a read that hands over the library's buffer instead of copying into it.
+
+    Its threads keep their state from one callback to the next.
+    """
+
+    states = ThreadStates()
 
     class DirectFuse(module.FUSE):  # type: ignore[name-defined,misc]
+        def _wrapper(self, function: Callable[..., Any], *args: Any) -> Any:
+            states.hold()
+            return super()._wrapper(function, *args)
+
         def read(self, path: bytes, buffer: Any, size: int, offset: int, info: Any) -> int:
             place = (ctypes.c_ubyte * size).from_address(ctypes.addressof(buffer.contents))
             name = path.decode(errors="surrogateescape")
@@ -238,7 +248,7 @@ _NS = 1_000_000_000
 def _with_plus(module: ModuleType) -> Any:
     """Return the binding's FUSE class with a readdir that gives attributes, so that `ls -l` needs no stat a file."""
 
-    class PlusFuse(_with_readinto(module)):  # type: ignore[misc]
+    class PlusFuse(_direct(module)):  # type: ignore[misc]
         def readdir_fuse_3(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int) -> int:
             entries = self.operations.listing(path.decode(errors="surrogateescape"), info.contents.fh, offset)
             stat = module.c_stat()  # one for all: the library copies it

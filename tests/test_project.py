@@ -53,6 +53,7 @@ ROWS = [
         "reach",
         "spool",
         "system",
+        "thread_state",
     },
     {"models", "timing"},
     {"errors"},
