@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 MAX_BACKGROUND = 200
 # libfuse3 has 10 threads unless told; room for every parked read, and for what must never wait behind them.
 MAX_THREADS = MAX_PARKED_READS + 128
+# How far the kernel should read ahead on libfuse3, which then asks for 1 MiB at a time: twice as fast from memory.
+# libfuse2 would be asked for eight times 128 KiB side by side, by threads that only get into each other's way.
+_READ_AHEAD_KIB = 1024
 # libfuse learned max_threads in 3.12.
 _HAS_MAX_THREADS = (3, 12)
 _FILL_DIR_PLUS = 2
@@ -127,6 +130,11 @@ class Binding:
     def name(self) -> str:
         """What a user knows it by."""
         return f"{self.module.__name__} on libfuse {self.version[0]}.{self.version[1]}"
+
+    @property
+    def read_ahead_kib(self) -> int | None:
+        """How far the kernel should read ahead where it lets itself be told, None for as far as it does."""
+        return _READ_AHEAD_KIB if self.version[0] == 3 else None
 
     def options(self, mount_options: Mapping[str, str | bool]) -> dict[str, str | bool]:
         """Return the options of a mount that this library understands."""

@@ -257,6 +257,24 @@ def test_another_reader_keeps_what_he_waits_for(begin: Begin) -> None:
     assert len(source.asked) == 1
 
 
+def test_a_sequential_reader_has_the_disk_read_ahead(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cached byte after the first ones is told to the disk once, in the order of the reader."""
+    size = 40 * MIB
+    with closing(begin(source_of(size))) as engine:
+        read_through(engine.open(made(size)[1]))
+        settle(engine)
+    told: list[int] = []
+    monkeypatch.setattr("os.posix_fadvise", lambda _descriptor, _start, count, _advice: told.append(count))
+    engine = begin(source_of())
+    assert read_through(engine.open(made(size)[1]), READ) == made(size)[0]
+    assert size - MIB < sum(told) < size
+    told.clear()
+    handle = engine.open(made(size)[1])
+    for offset in random.Random(1).sample(range(0, size, 9 * MIB), 4):
+        handle.read(offset + MIB, 4096)
+    assert not told
+
+
 def test_a_server_without_ranges_begins_anew_after_a_cut(begin: Begin) -> None:
     """What comes after a cut is the whole file again, and taken as that."""
     source, (data, file) = source_of(MIB + 17, cuts=1, seed=3), made(MIB + 17)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rescalefs.content.window import (
+    DISK_AHEAD_BYTES,
     FAST_BYTES,
     FAST_PIECE_BYTES,
     FAST_WINDOW_BYTES,
@@ -224,3 +225,37 @@ def test_streams_share_evenly(streams: int, count: int) -> None:
     found = pieces(0, 32 * MIB, (4 * MIB, 16 * MIB), streams, must_all=False)
     assert len(found) == count
     assert len({last - first for first, last in found}) == 1
+
+
+# What the disk is told.
+
+
+def test_the_disk_is_told_of_a_sequence_every_few_mebibytes() -> None:
+    """A reader in order has what comes next told to the disk once, before he is there."""
+    pattern, told = Pattern(), []
+    for at in range(0, 64 * MIB, READ):
+        cursor = pattern.note(at, at + READ)
+        if cursor.disk_until > cursor.ready:
+            told.append(cursor.disk_until)
+            cursor.ready = cursor.disk_until
+        assert cursor.consumed < STEADY_BYTES or cursor.ready >= at + READ + DISK_AHEAD_BYTES // 2
+    assert len(told) == 64 * MIB // (DISK_AHEAD_BYTES // 2)
+
+
+@given(seed=st.integers(0, 999))
+def test_the_disk_is_told_nothing_of_random_reads(seed: int) -> None:
+    """Who jumps about has nothing read from disk in vain."""
+    pattern = Pattern()
+    for place in random.Random(seed).sample(range(1, 10_000), 200):
+        cursor = pattern.note(place * 8 * MIB, place * 8 * MIB + 64 * KIB)
+        assert cursor.disk_until == cursor.ready
+
+
+def test_reads_of_one_mebibyte_that_change_places_stay_one_sequence() -> None:
+    """The kernel's read-ahead has two of them on their way; which one comes first is chance."""
+    pattern = Pattern()
+    for pair in range(0, 64, 2):
+        for number in (pair + 1, pair):
+            pattern.note(number * MIB, (number + 1) * MIB)
+    assert len(pattern.cursors) <= 2  # the very first one may begin behind the other
+    assert max(cursor.consumed for cursor in pattern.cursors) >= 32 * MIB

@@ -121,6 +121,16 @@ class DiskCache:
         buffer = bytearray(end - start)
         return bytes(buffer) if self.readinto(identity, start, memoryview(buffer), content_bytes) else None
 
+    def expect(self, identity: str, start: int, end: int, content_bytes: int) -> None:
+        """Have the disk read ahead what it holds of these bytes, so that their reader does not wait for it."""
+        while start < end:
+            number, offset = divmod(start, SEGMENT_BYTES)
+            until = min(end, (number + 1) * SEGMENT_BYTES)
+            segment = self.find(identity, number, content_bytes)
+            if segment is not None:
+                segment.expect(offset, until - start)
+            start = until
+
     def write(self, identity: str, start: int, data: memoryview, content_bytes: int) -> bool:
         """Keep whole blocks from offset *start* on, all in one segment; False if there is no room for them."""
         number, offset = divmod(start, SEGMENT_BYTES)

@@ -220,8 +220,12 @@ class ContentEngine:
         self._counts["misses" if is_miss else "hits"] += 1
         if is_miss:
             self._wait_for(content, cursor, offset, buffer)
-        elif cursor.planned < content.size and cursor.until > cursor.planned:
-            self._fetcher.ahead(content, cursor)
+        else:
+            if (until := min(content.size, cursor.disk_until)) > cursor.ready:
+                self._store.expect(content.identity, max(cursor.ready, end), until, content.size)
+                cursor.ready = until
+            if cursor.planned < content.size and cursor.until > cursor.planned:
+                self._fetcher.ahead(content, cursor)
         if content.check is not None and content.check.verdict is None and (is_miss or end == content.size):
             self._wait_for_verdict(content)
         if handle.served != mismatches or content.mismatches != mismatches:

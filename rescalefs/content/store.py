@@ -47,6 +47,10 @@ class Store:
             start, buffer = start + len(part), buffer[len(part) :]
         return True
 
+    def expect(self, identity: str, start: int, end: int, content_bytes: int) -> None:
+        """Have the disk read ahead what it holds of these bytes."""
+        self.disk.expect(identity, start, end, content_bytes)
+
     def read(self, identity: str, start: int, end: int, content_bytes: int) -> bytes | None:
         """Return bytes [start, end) of a content, None if not all of them are here."""
         buffer = bytearray(end - start)

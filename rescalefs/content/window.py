@@ -25,16 +25,19 @@ MAX_FILE_STREAMS = 24
 MIN_FILE_STREAMS = 4
 ENOUGH_BYTES_PER_S = 500e6
 USUAL_STREAM_BYTES_PER_S = 8.5e6  # of the platform, as measured through `files/{id}/contents/`
+# What the disk is told to have ready for a reader of cached bytes. The kernel's own read-ahead ends at each segment.
+DISK_AHEAD_BYTES = 16 * MIB
 # Positions at which one file is followed; interleaved readers each stay sequential.
 MAX_CURSORS = 16
-# The kernel's read-ahead sends reads side by side, and they arrive in any order; within this they are one sequence.
-_SLACK_BYTES = 512 * KIB
+# The kernel's read-ahead sends two reads of up to 1 MiB side by side, and they arrive in any order; within this they
+# are one sequence.
+_SLACK_BYTES = 2 * MIB
 
 
 class Cursor:
     """One place at which a file is read on. Offsets and sizes are bytes."""
 
-    __slots__ = ("consumed", "planned", "position", "reads", "start")
+    __slots__ = ("consumed", "planned", "position", "reads", "ready", "start")
 
     def __init__(self, start: int, end: int) -> None:
         self.start = start
@@ -42,6 +45,7 @@ class Cursor:
         self.consumed = end - start
         self.reads = 1
         self.planned = 0  # up to here everything is here or on its way
+        self.ready = 0  # up to here the disk was told to have ready what it holds
 
     def accepts(self, offset: int) -> bool:
         """Tell whether a read at *offset* goes on here."""
@@ -63,6 +67,12 @@ class Cursor:
         if self.start == 0:
             return max(FIRST_BYTES, self.position)
         return self.position + (self.consumed if self.reads > 1 else 0)
+
+    @property
+    def disk_until(self) -> int:
+        """The offset up to which the disk should read ahead now; not beyond `ready` while that is enough."""
+        is_enough = self.consumed < STEADY_BYTES or self.ready >= self.position + DISK_AHEAD_BYTES // 2
+        return self.ready if is_enough else self.position + DISK_AHEAD_BYTES
 
 
 class Pattern:
