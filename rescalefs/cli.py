@@ -30,7 +30,8 @@ from rescalefs.emulator.command import emulator
 from rescalefs.kept import Kept
 from rescalefs.listings import Listings, keep_owner, recall_owner
 from rescalefs.namespace import refresh_path
-from rescalefs.terminal import Exit, Failure, Unreachable, leave, named_account, owner_of
+from rescalefs.plain import plain
+from rescalefs.terminal import Exit, Failure, Unreachable, leave, named_account, owner_of, tell
 from rescalefs.wait_command import wait_command
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -175,7 +176,7 @@ def mount_command(
 
     if not mount.run_in_background(serve, _detach):
         raise Failure(f"the mount did not come up; {file} may say why", Exit.FUSE)
-    click.echo(f"{account.origin} is mounted on {settings.mount_point} (log: {file})")
+    click.echo(plain(f"{account.origin} is mounted on {settings.mount_point} (log: {file})"))
 
 
 def _serve(settings: Settings, account: Account, owner: str, binding: Binding, on_ready: Callable[[], None]) -> None:
@@ -222,7 +223,7 @@ def _owner_of(account: Account, settings: Settings) -> str:
         known = recall_owner(kept, account.origin, account.key.authorization)
         if known is None or Listings(kept, mount.account_name(account.origin, known)).jobs() is None:
             raise
-        click.echo(f"rescalefs: {account.origin} does not answer; showing what is here ({failure.error})", err=True)
+        tell(f"rescalefs: {account.origin} does not answer; showing what is here ({failure.error})")
         return known
     keep_owner(kept, account.origin, account.key.authorization, owner)
     return owner

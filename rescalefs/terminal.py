@@ -34,6 +34,7 @@ from rescalefs.client import Client
 from rescalefs.config import METADATA_DEADLINE_S
 from rescalefs.credentials import Account, CredentialError, find_account
 from rescalefs.errors import AccessDenied, NotFound, RescaleError
+from rescalefs.plain import plain
 from rescalefs.reach import Reach
 from rescalefs.transport import Transport
 
@@ -61,7 +62,12 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the sentence after the program's name."""
-        click.echo(f"rescalefs: {self.message}", err=True)
+        tell(f"rescalefs: {self.message}")
+
+
+def tell(text: str, *, ends: str = "\n") -> None:
+    """Print a line on standard error; what Rescale or a file name says in it moves no cursor and begins no line."""
+    click.echo(f"{plain(text)}{ends}", err=True, nl=False)
 
 
 def leave(code: int) -> NoReturn:
