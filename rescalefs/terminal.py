@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 
 import click
 
+from rescalefs import system
 from rescalefs.budget import Budget
 from rescalefs.client import Client
 from rescalefs.config import METADATA_DEADLINE_S
@@ -92,6 +93,7 @@ def named_account(key_file: Path | None, api_url: str | None, profile: str | Non
     Raises:
         Failure: there is no key, or a use of it would not be safe.
     """
+    system.keep_memory_private()
     try:
         return find_account(os.environ, Path.home(), key_file=key_file, api_url=api_url, profile=profile)
     except CredentialError as error:
