@@ -46,6 +46,7 @@ ROWS = [
         "known",
         "names",
         "config",
+        "dump",
         "log",
         "loader",
         "credentials",

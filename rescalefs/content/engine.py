@@ -133,9 +133,7 @@ class ContentEngine:
         self._is_closed = True
         self._streams.close()
         self._verifier.close()
-        with self._lock:
-            contents = list(self._contents.values())
-        for content in contents:
+        for content in self.open_contents():
             with content.lock:
                 for fetch in content.fetches:
                     fetch.is_unwanted = True
@@ -217,6 +215,11 @@ class ContentEngine:
             "content.files_ahead_read": self._counts["ahead_read"],
             "content.fetched_bytes": self._fetcher.fetched_bytes,
         }
+
+    def open_contents(self) -> list[Content]:
+        """Return what is open; its text says what is on its way."""
+        with self._lock:
+            return list(self._contents.values())
 
     def identity(self, file: RemoteFile) -> str:
         """Return what names the content of a file, as a file name."""

@@ -63,6 +63,16 @@ class Content:
         self._on_verdict = on_verdict
         self.check_anew()
 
+    def __str__(self) -> str:
+        """Say for a log who has it open, and what is on its way."""
+        with self.lock:
+            waits = " ".join(f"[{wait.start}, {wait.end})" for wait in self.waits)
+            fetches = " ".join(f"[{fetch.start}, {fetch.end}) at {fetch.position}" for fetch in self.fetches)
+        return (
+            f"file {self.file.id} ({self.file.path}): {self.users} open"
+            f"{'; waited for: ' if waits else ''}{waits}{'; fetching: ' if fetches else ''}{fetches}"
+        )
+
     def note(self, start: int, sums: bytes) -> bool:
         """Note blocks that have come; False if one is not as it was before. Called with the lock held."""
         is_same, new_at = self.first.note(start, sums)
