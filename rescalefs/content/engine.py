@@ -263,7 +263,6 @@ class ContentEngine:
                 return self.readinto(handle, content, offset, buffer)
         if self._must_be_verified(content):
             return self.readinto(handle, content, offset, buffer)  # some of it has come anew
-        return None
 
     def _wait_for(self, content: Content, cursor: Cursor, offset: int, buffer: memoryview) -> None:
         """Wait until the bytes from *offset* on that fill *buffer* are here, and place them there.
@@ -287,9 +286,10 @@ class ContentEngine:
                 left_s = patience_s(self._deadline_s - (time.monotonic() - began))
                 if self._is_closed:
                     raise Unavailable("the mount is closing")
+                if left_s > 0 and not content.is_coming(offset, end) and not wait.happened.is_set():
+                    continue  # what seemed to be here has just proved to be damaged
                 if not wait.happened.wait(left_s):
-                    seconds = time.monotonic() - began
-                    raise DeadlineExceeded(f"file {content.file.id}: no answer in {seconds:.1f} s")
+                    raise DeadlineExceeded(f"file {content.file.id}: no answer in {time.monotonic() - began:.1f} s")
                 if wait.error is not None:
                     raise wait.error
             finally:

@@ -81,6 +81,11 @@ class Content:
             self.check_anew()  # it was here from before, and nobody knows as what
         return is_same
 
+    def is_coming(self, start: int, end: int) -> bool:
+        """Tell whether something of the bytes in [start, end) is on its way."""
+        with self.lock:
+            return any(each.start < end and start < each.end and not each.is_unwanted for each in self.fetches)
+
     def check_anew(self) -> None:
         """Begin a new checksum: bytes that went into the present one are replaced. Called with the lock held."""
         if self.file.digest is not None and not self.is_whole:
