@@ -18,77 +18,87 @@ from rescalefs.terminal import Exit, Failure, size_text, tell
 # Files read side by side: enough for small ones, which take a request each; a large one has streams of its own.
 _READERS = 8
 _PIECE_BYTES = 1 << 20
+# jobs/<id>/runs/<n>
+_RUN_DEPTH = 4
 
 
 class _Output(NamedTuple):
-    path: str
+    path: Path
     size: int
 
 
 @click.command("warm")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def warm_command(paths: tuple[Path, ...]) -> None:
-    """Fetch the files below PATHS, so that they are here when they are read. What is still being computed is left out.
+    """Fetch the files below PATHS, so that they are here when they are read. Runs that still compute are left out.
 
     \b
     Example:  rescalefs warm ~/rescale/jobs/kWdRa/runs/1
     """
-    files: dict[str, _Output] = {}
+    files: dict[Path, int] = {}
     troubles: list[str] = []
     for path in paths:
-        place = os.path.realpath(path)
-        if system.mount_point_of(Path(place)) is None:
+        place = Path(os.path.realpath(path))
+        point = system.mount_point_of(place)
+        if point is None:
             raise Failure(f"{path} is not in a mount of rescalefs", Exit.MOUNTED)
-        for found in _outputs(place, troubles):
-            files[found.path] = found
-    total = sum(file.size for file in files.values())
+        files.update(_outputs(point, place, troubles))
+    total = sum(files.values())
     speed = (TransferSpeedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), *speed)
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{len(files)} files", total=total)
 
-        def fetch(file: _Output) -> None:
+        def fetch(path: Path) -> None:
             try:
-                _read(file, lambda count: progress.advance(task, count))
+                _read(path, lambda count: progress.advance(task, count))
             except OSError as error:
-                troubles.append(f"{file.path}: {error.strerror}")
+                troubles.append(f"{path}: {error.strerror}")
 
         with ThreadPoolExecutor(_READERS) as pool:
-            list(pool.map(fetch, files.values()))
+            list(pool.map(fetch, files))
     for trouble in troubles:
         tell(f"rescalefs: {trouble}")
     if troubles:
-        raise Failure(f"{len(troubles)} of {len(files)} files could not be fetched", 1)
+        raise Failure(f"not everything could be fetched (failures: {len(troubles)})", 1)
     click.echo(f"{len(files)} files, {size_text(total)}")
 
 
-def _outputs(place: str, troubles: list[str]) -> Iterator[_Output]:
-    """Yield the final files at or below a place; what they are is asked first: the size of a live file takes a read."""
+def _outputs(point: Path, place: Path, troubles: list[str]) -> Iterator[_Output]:
+    """Yield the outputs of ended runs at or below a place in a mount."""
+    parts = place.relative_to(point).parts
     try:
-        if not os.path.isdir(place):
-            if _is_final(place):
-                yield _Output(place, os.stat(place).st_size)
-            return
-        with os.scandir(place) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _outputs(entry.path, troubles)
-            elif entry.is_file(follow_symlinks=False) and _is_final(entry.path):
-                yield _Output(entry.path, os.stat(entry.path).st_size)
+        if len(parts) >= _RUN_DEPTH and _is_live(point.joinpath(*parts[:_RUN_DEPTH])):
+            return  # before anything else is asked: the size of a live file takes a read
+        if place.is_dir():
+            yield from _below(place, len(parts), troubles)
+        elif len(parts) > _RUN_DEPTH:
+            yield _Output(place, place.stat().st_size)
     except OSError as error:
         troubles.append(f"{place}: {error.strerror}")
 
 
-def _is_final(path: str) -> bool:
+def _below(directory: Path, depth: int, troubles: list[str]) -> Iterator[_Output]:
     try:
-        return os.getxattr(path, "user.rescale.state") != b"live"
-    except OSError:
-        return False  # a file that the mount makes itself, or a control file
+        with os.scandir(directory) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                if depth + 1 != _RUN_DEPTH or not _is_live(path):
+                    yield from _below(path, depth + 1, troubles)
+            elif entry.is_file(follow_symlinks=False) and depth >= _RUN_DEPTH:  # above there are tables
+                yield _Output(path, path.stat().st_size)
+    except OSError as error:
+        troubles.append(f"{directory}: {error.strerror}")
 
 
-def _read(file: _Output, advance: Callable[[int], None]) -> None:
-    with open(file.path, "rb", buffering=0) as opened:
+def _is_live(run: Path) -> bool:
+    return (run / ".rescale/status").read_text().strip() == "live"
+
+
+def _read(path: Path, advance: Callable[[int], None]) -> None:
+    with open(path, "rb", buffering=0) as opened:
         while data := opened.read(_PIECE_BYTES):
             advance(len(data))

@@ -205,12 +205,12 @@ def test_warm_fetches_everything_once(run: Run, live: Run, mounted: Mounted, emu
 def test_warm_tells_what_could_not_be_fetched(world: World, mounted: Mounted, emulator: Emulator, home: Path) -> None:
     """Each file by its name, which begins no line; the others are fetched. Where there is no mount it is 7."""
     run = world.add_job("AbCdE").add_run(finished=True, files={"good": b"good", FORGED: b"bad"})
-    bad = next(file for file in run.files if file.path == FORGED)
+    bad = run.files[1]
     emulator.faults.add(endpoint="contents", path=f"/{bad.id}/", status=409)
     done = rescalefs(home, "warm", str(mounted.jobs))
     assert done.returncode == 1
     first, second = done.stderr.splitlines()
     assert first.endswith(r"out\nrescalefs: forged\x1b[2J: Input/output error")
-    assert second == "rescalefs: 1 of 2 files could not be fetched"
+    assert second == "rescalefs: not everything could be fetched (failures: 1)"
     assert (mounted.jobs / "AbCdE/runs/1/good").read_bytes() == b"good"
     assert failure(rescalefs(home, "warm", str(home)))[0] == 7
