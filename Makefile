@@ -6,10 +6,13 @@ export VENV ?= .venv
 export PYTHON ?=
 # `no` leaves the machine's own packages alone: no apt, no sudo, the tests take the FUSE libraries they find.
 export SYSTEM_PACKAGES ?= yes
+# Test processes side by side, a file of tests in one of them; they wait for mounts and for time more than they compute.
+WORKERS ?= 4
 # More arguments for `rescalefs demo` or pytest, e.g. make demo ARGS=--tour-only, make test ARGS="-k names".
 ARGS ?=
 
 BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 SETUP = @sh .ci/setup.sh
 
 .DEFAULT_GOAL := help
@@ -20,6 +23,7 @@ help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  ARGS="..."          more arguments for the demo, pytest or the benchmarks'
+	@echo '  WORKERS=N           test processes side by side (4; 0 for none but pytest itself)'
 	@echo '  VENV=DIR            where the virtual environment is (.venv)'
 	@echo '  PYTHON=PROGRAM      the Python that makes it (the first python3 from 3.10 on)'
 	@echo '  SYSTEM_PACKAGES=no  install nothing with apt, use the FUSE libraries that are there'
@@ -30,11 +34,11 @@ demo: ## Mount made-up jobs and show them, no account needed (ARGS=--tour-only l
 
 test: ## Run the tests, on real mounts
 	$(SETUP) test
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(PYTEST) -m "not long" $(ARGS)
 
 test-long: ## Run the tests that take minutes too, with OpenFOAM
 	$(SETUP) test-long
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: ## Check format, style and types
 	$(SETUP) check

@@ -25,13 +25,16 @@ from rescalefs.config import (
     parse_mount_options,
     parse_size,
 )
+from rescalefs.content.cache import segments_directory
 from rescalefs.credentials import Account
 from rescalefs.demo import demo
 from rescalefs.emulator.command import emulator
 from rescalefs.kept import Kept
 from rescalefs.listings import Listings, keep_owner, recall_owner
 from rescalefs.namespace import refresh_path
-from rescalefs.terminal import Exit, Failure, Unreachable, leave, named_account, owner_of
+from rescalefs.plain import plain
+from rescalefs.private import NotPrivate, make_inside, make_top
+from rescalefs.terminal import Exit, Failure, Unreachable, leave, named_account, owner_of, tell
 from rescalefs.wait_command import wait_command
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -180,7 +183,7 @@ def mount_command(
         rates=dict(rates),
     )
     loaded = _check_fuse(settings, binding)
-    _check_cache(settings.cache_directory)
+    _check_cache(settings)
     account = named_account(key_file, api_url, profile)
     owner = _owner_of(account, settings)
     if foreground:
@@ -197,7 +200,7 @@ def mount_command(
 
     if not mount.run_in_background(serve, _detach):
         raise Failure(f"the mount did not come up; {file} may say why", Exit.FUSE)
-    click.echo(f"{account.origin} is mounted on {settings.mount_point} (log: {file})")
+    click.echo(plain(f"{account.origin} is mounted on {settings.mount_point} (log: {file})"))
 
 
 def _serve(settings: Settings, account: Account, owner: str, binding: Binding, on_ready: Callable[[], None]) -> None:
@@ -225,14 +228,24 @@ def _check_fuse(settings: Settings, binding: str) -> Binding:
         raise Failure(str(error), Exit.FUSE) from None
 
 
-def _check_cache(directory: Path) -> None:
+def _check_cache(settings: Settings) -> None:
+    directory = settings.cache_directory
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_top(directory, with_parents=True)
         usable = os.access(directory, os.R_OK | os.W_OK | os.X_OK)
+    except NotPrivate as error:
+        raise Failure(f"the cache directory {error}", Exit.CACHE) from None
     except OSError as error:
         raise Failure(f"the cache directory {directory} cannot be used: {error.strerror}", Exit.CACHE) from None
     if not usable:
         raise Failure(f"you may not write to the cache directory {directory}: choose one with --cache-dir", Exit.CACHE)
+    for inside in (segments_directory(directory), mount.listings_directory(settings)):
+        try:
+            make_inside(inside)
+        except NotPrivate as error:
+            raise Failure(f"the cache directory {error}", Exit.CACHE) from None
+        except OSError:
+            continue  # a full disk: the mount is slower for it
 
 
 def _owner_of(account: Account, settings: Settings) -> str:
@@ -244,7 +257,7 @@ def _owner_of(account: Account, settings: Settings) -> str:
         known = recall_owner(kept, account.origin, account.key.authorization)
         if known is None or Listings(kept, mount.account_name(account.origin, known)).jobs() is None:
             raise
-        click.echo(f"rescalefs: {account.origin} does not answer; showing what is here ({failure.error})", err=True)
+        tell(f"rescalefs: {account.origin} does not answer; showing what is here ({failure.error})")
         return known
     keep_owner(kept, account.origin, account.key.authorization, owner)
     return owner

@@ -16,10 +16,11 @@ DEFAULT_CACHE_SIZE = "20G"
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-# Options of mount(8), fstab and systemd that mean nothing to this file system, or that hold anyway.
+# Options of mount(8), fstab and systemd that mean nothing to this file system, or that hold anyway: the kernel checks
+# modes whatever is asked for.
 _IGNORED = re.compile(
     r"(_netdev|nofail|noauto|auto|users?|nouser|owner|group|rw|(no)?(exec|suid|dev|atime|diratime|relatime)"
-    r"|default_permissions|defaults|async|sync|x-.*|comment=.*)"
+    r"|default_permissions(=.*)?|defaults|async|sync|x-.*|comment=.*)"
 )
 
 

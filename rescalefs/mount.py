@@ -30,7 +30,7 @@ from rescalefs.control import Controls
 from rescalefs.credentials import Account
 from rescalefs.ending import successor
 from rescalefs.events import Events
-from rescalefs.follow import Follower
+from rescalefs.follow import MAX_FILES, Follower
 from rescalefs.kept import Kept
 from rescalefs.listings import Listings, keep_rates, recall_rates
 from rescalefs.loader import Loader
@@ -38,6 +38,7 @@ from rescalefs.namespace import Namespace, Rooms
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
+from rescalefs.system import raise_descriptor_limit
 from rescalefs.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ METADATA_THREADS = 16
 LIVE_THREADS = 8
 # How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
 LIVE_SHARE = 0.25
+# Each of them has a descriptor: they may take one in so many of those that the process may have.
+_LIVE_DESCRIPTORS = 4
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
@@ -104,6 +107,7 @@ class Mount:
             lambda: settings.cache_directory,
             successor=successor(self.catalog, self._engine),
             max_bytes=settings.cache_bytes * LIVE_SHARE,
+            max_files=min(MAX_FILES, raise_descriptor_limit() // _LIVE_DESCRIPTORS),
         )
         controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s, record=events.add)
         self._ahead = FilesAhead(self._engine)

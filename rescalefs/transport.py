@@ -30,7 +30,16 @@ from urllib3.util import Retry
 from rescalefs import __version__
 from rescalefs.budget import Budget, Priority, Turn
 from rescalefs.credentials import Key
-from rescalefs.errors import AccessDenied, Corrupt, DeadlineExceeded, NotFound, Refused, RescaleError, Unavailable
+from rescalefs.errors import (
+    AccessDenied,
+    Corrupt,
+    DeadlineExceeded,
+    KeyRefused,
+    NotFound,
+    Refused,
+    RescaleError,
+    Unavailable,
+)
 from rescalefs.reach import Reach
 from rescalefs.timing import Clock, remaining_s
 from rescalefs.transfer import TRANSPORT_ERRORS, Transfer, begun, cause
@@ -45,6 +54,8 @@ CONNECT_S = 10.0
 SILENCE_S = 20.0
 MAX_REDIRECTS = 4
 _READ_BYTES = 64 * 1024
+# What is looked at of an answer that is an error, or that should be JSON and is not.
+_SHOWN_BYTES = 2000
 # How long a server that throttles is left alone when it does not say.
 _LEFT_ALONE_S = 1.0
 
@@ -128,7 +139,8 @@ class Transport:
             try:
                 return json.loads(body)
             except (ValueError, RecursionError):
-                raise Corrupt(f"GET {path}: the answer is not JSON: {bytes(body[:60])!r}") from None
+                shown = self._key.hide(body[:_SHOWN_BYTES].decode(errors="replace"))
+                raise Corrupt(f"GET {path}: the answer is not JSON: {shown[:60]!r}") from None
 
         turn = Turn(Priority.LISTING)
         return self._get(endpoint, scope, path, deadline_at, turn, {}, parse, _RETRY if is_retried else _ONCE)
@@ -197,7 +209,7 @@ class Transport:
         if response.status_code == 429:
             self._budget.throttled(scope, _retry_after_s(response, _LEFT_ALONE_S), taken)
         if not 200 <= response.status_code < 300:
-            raise _error_of(response, what)
+            raise self._error_of(response, what)
         try:
             return response.json() if response.content else {}
         except (ValueError, RecursionError):
@@ -246,10 +258,11 @@ class Transport:
                 status = response.status_code
                 if status in (200, 206):
                     self._budget.succeeded(scope, taken)
+                    self._key.accepted()
                     return consume(response)
                 wait_s = _retry_after_s(response, None)
                 with response:
-                    failure = _error_of(response, what)
+                    failure = self._error_of(response, what)
                 if not retry.is_retry("GET", status):
                     raise failure
             except Refused:
@@ -314,6 +327,27 @@ class Transport:
         finally:
             self._idle.append(session)
 
+    def _error_of(self, response: requests.Response, what: str) -> RescaleError:
+        """Turn a refusal into an error. Its body may be JSON of several shapes, or a proxy's HTML."""
+        try:
+            body = json.loads(_small_body(response))
+            detail = str(body.get("detail") or body) if isinstance(body, Mapping) else str(body)
+        except (*TRANSPORT_ERRORS, ValueError, RecursionError):
+            detail = response.reason or ""
+        text = f"{what}: {response.status_code} {self._key.hide(detail)[:200]}".rstrip()
+        match response.status_code:
+            case 401 if response.url.startswith(f"{self.origin}/"):
+                self._key.refused(text)
+                return KeyRefused(text)
+            case 401 | 403:  # a place that we were sent to refuses us for its own reasons
+                return AccessDenied(text)
+            case 404:
+                return NotFound(text)
+            case 429 | 500 | 502 | 503 | 504:
+                return Unavailable(text)
+            case status:
+                return Refused(text, status)
+
     def _count(self, endpoint: str) -> None:
         with self._lock:
             self._requests[endpoint] += 1
@@ -352,23 +386,4 @@ def _is_unconnected(error: Exception) -> bool:
 
 def _small_body(response: requests.Response) -> bytes:
     """Return the beginning of an error's body; a POST's was read already, a GET's is still on the connection."""
-    return response.raw.read(2000, decode_content=True) or response.content
-
-
-def _error_of(response: requests.Response, what: str) -> RescaleError:
-    """Turn a refusal into an error. Its body may be JSON of several shapes, or a proxy's HTML."""
-    try:
-        body = json.loads(_small_body(response))
-        detail = str(body.get("detail") or body) if isinstance(body, Mapping) else str(body)
-    except (*TRANSPORT_ERRORS, ValueError, RecursionError):
-        detail = response.reason or ""
-    text = f"{what}: {response.status_code} {detail[:200]}".rstrip()
-    match response.status_code:
-        case 401 | 403:
-            return AccessDenied(text)
-        case 404:
-            return NotFound(text)
-        case 429 | 500 | 502 | 503 | 504:
-            return Unavailable(text)
-        case status:
-            return Refused(text, status)
+    return response.raw.read(_SHOWN_BYTES, decode_content=True) or response.content

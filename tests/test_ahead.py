@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rescalefs.ahead import MAX_AHEAD, FilesAhead, Order, same_after, walk_after
+from rescalefs.emulator.server import Emulator
+from rescalefs.emulator.world import World
 from rescalefs.models import RemoteFile
 from rescalefs.tree import Branch, build_tree
-from tests.conftest import wait_for
+from tests.conftest import Mounted, wait_for
 
 TIMES = [f"{number:03}" for number in range(60)]
 
@@ -119,3 +122,37 @@ def test_a_file_left_out_does_not_end_the_order() -> None:
     assert order.step(files[5])
     assert not order.step(files[1])
     assert not order.step(files[15])
+
+
+# On a mount, as its counters tell.
+
+FILES = {f"{time}/{field}": f"{time} {field}".encode() * 99 for time in TIMES[:30] for field in ("U", "k", "p", "phi")}
+
+
+def counts(mounted: Mounted) -> tuple[int, int]:
+    """Files fetched ahead so far, and those of them that were opened later."""
+    lines = (mounted.path / ".rescale/stats").read_text().splitlines()
+    stats = dict(line.split() for line in lines)
+    return int(stats["content.files_ahead"]), int(stats["content.files_ahead_read"])
+
+
+@pytest.mark.mount
+def test_a_walk_has_its_files_ahead_and_none_in_vain(world: World, mounted: Mounted, emulator: Emulator) -> None:
+    """Who reads all in order has nearly all of them fetched ahead, and each of them once."""
+    world.add_job("AbCdE").add_run(finished=True, files=FILES)
+    top = mounted.jobs / "AbCdE/runs/1"
+    assert {path: (top / path).read_bytes() for path in FILES} == FILES
+    ahead, read = counts(mounted)
+    assert ahead == read > len(FILES) // 2
+    assert emulator.requests["contents"] == len(FILES)
+
+
+@pytest.mark.mount
+def test_files_read_in_no_order_are_not_fetched_in_vain(world: World, mounted: Mounted) -> None:
+    """Who picks files here and there has less than one in ten fetched for nothing."""
+    world.add_job("AbCdE").add_run(finished=True, files=FILES)
+    top = mounted.jobs / "AbCdE/runs/1"
+    for path in random.Random(1).sample(sorted(FILES), 40):
+        assert (top / path).read_bytes() == FILES[path]
+    ahead, read = counts(mounted)
+    assert ahead - read <= 4

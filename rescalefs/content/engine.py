@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+from cachetools import LRUCache
+
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.fetching import ContentSource, Fetcher
 from rescalefs.content.flight import WHOLE_BYTES, Content, Wait
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 _MAX_MISMATCHES = 2
 # A file that loses blocks to others while it is verified first is fetched so often.
 _MAX_PASSES = 4
+# Files that were fetched ahead and wait for their reader; beyond that, the eldest count as fetched in vain.
+_MAX_UNREAD = 10_000
 
 
 class ContentHandle:
@@ -110,10 +114,11 @@ class ContentEngine:
             clock=clock,
         )
         self._judging = threading.Lock()  # taken before all others: a mismatch counts once
-        self._lock = threading.Lock()  # guards the three below and the users of contents; nothing else is done under it
+        self._lock = threading.Lock()  # guards the four below and the users of contents; nothing else is done under it
         self._contents: dict[str, Content] = {}
         self._sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
         self._generations: Counter[str] = Counter()  # how often contents proved to be wrong
+        self._unread: LRUCache[str, None] = LRUCache(_MAX_UNREAD)  # contents fetched ahead that nobody has opened yet
         self._counts: Counter[str] = Counter()  # approximate: threads may count at once
         self._is_closed = False
 
@@ -141,6 +146,15 @@ class ContentEngine:
 
     def open(self, file: RemoteFile) -> ContentHandle:
         """Open a file; asks nothing."""
+        handle = self._open(file)
+        identity = handle.content.identity
+        with self._lock:
+            was_ahead = identity in self._unread
+            self._unread.pop(identity, None)
+        self._counts["ahead_read"] += was_ahead
+        return handle
+
+    def _open(self, file: RemoteFile) -> ContentHandle:
         file = replace(file, size=self.size(file))
         identity = self.identity(file)
         with self._lock:
@@ -155,10 +169,17 @@ class ContentEngine:
         """Begin to fetch a small file before anybody reads it; False if it is large, here, or on its way."""
         if file.size > WHOLE_BYTES or not file.is_uploaded:
             return False
-        handle = self.open(file)
+        handle = self._open(file)
+        identity = handle.content.identity
+        with self._lock:  # before it begins: its reader may come at any moment
+            is_known = identity in self._unread
+            self._unread[identity] = None
         if self._fetcher.prefetch(handle.content, handle.close):
             self._counts["ahead"] += 1
             return True
+        if not is_known:
+            with self._lock:
+                self._unread.pop(identity, None)
         handle.close()
         return False
 
@@ -193,6 +214,7 @@ class ContentEngine:
             "content.hits": self._counts["hits"],
             "content.misses": self._counts["misses"],
             "content.files_ahead": self._counts["ahead"],
+            "content.files_ahead_read": self._counts["ahead_read"],
             "content.fetched_bytes": self._fetcher.fetched_bytes,
         }
 
