@@ -16,6 +16,7 @@ import platformdirs
 
 from rescalefs import __version__, log, mount, system
 from rescalefs.binding import Binding, NoFuse, load
+from rescalefs.budget import Rate, parse_rate
 from rescalefs.cache_command import cache_command
 from rescalefs.config import (
     DATA_DEADLINE_S,
@@ -69,6 +70,16 @@ class _Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class _Rate(click.ParamType[tuple[str, Rate]]):
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Rate]:
+        try:
+            return value if isinstance(value, tuple) else parse_rate(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rescalefs")
 def main() -> None:
@@ -109,6 +120,15 @@ def main() -> None:
     metavar="SECONDS",
     help="Longest wait for bytes.",
 )
+@click.option(
+    "--rate",
+    "rates",
+    type=_Rate(),
+    multiple=True,
+    envvar="RESCALEFS_RATES",
+    metavar="SCOPE=PER_S[:BURST]",
+    help="Most requests a second of jobs-usage, file-access or runs-usage; may be given for each.",
+)
 @click.option("--read-only", is_flag=True, help="Refuse stop and snapshot.")
 @click.option("--allow-other", is_flag=True, help="Let other users of this machine read the mount.")
 @click.option("-o", "options", multiple=True, metavar="OPT[,OPT]", help="Options as in fstab: ro, allow_other, …")
@@ -138,6 +158,7 @@ def mount_command(
     verify: str,
     metadata_deadline: float,
     data_deadline: float,
+    rates: tuple[tuple[str, Rate], ...],
     read_only: bool,
     allow_other: bool,
     options: tuple[str, ...],
@@ -163,6 +184,7 @@ def mount_command(
         metadata_deadline_s=metadata_deadline,
         data_deadline_s=data_deadline,
         fuse_options=fuse_options,
+        rates=dict(rates),
     )
     loaded = _check_fuse(settings, binding)
     _check_cache(settings)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from rescalefs.budget import Rate
 
 # Waits of a caller in the kernel: for names, sizes and states, and for bytes.
 METADATA_DEADLINE_S = 15.0
@@ -35,6 +37,7 @@ class Settings:
     metadata_deadline_s: float = METADATA_DEADLINE_S
     data_deadline_s: float = DATA_DEADLINE_S
     fuse_options: Mapping[str, str | bool] | None = None
+    rates: Mapping[str, Rate] = field(default_factory=dict)  # chosen, by scope
 
     def public(self) -> Mapping[str, object]:
         """Return what `.rescale/config` shows: everything but secrets, of which there are none here."""
@@ -47,6 +50,7 @@ class Settings:
             "allow_other": "yes" if self.allow_other else "no",
             "metadata_deadline_s": self.metadata_deadline_s,
             "data_deadline_s": self.data_deadline_s,
+            **{f"rate.{scope}": f"{rate.per_s:g}:{rate.burst}" for scope, rate in self.rates.items()},
         }
 
 

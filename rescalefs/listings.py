@@ -1,7 +1,7 @@
-"""What is kept of listings over remounts: the jobs, the runs of each, the files of final runs.
+"""What is kept over remounts: the jobs, the runs of each, the files of final runs; whose key it is, rates learnt.
 
-They are kept for one account at one origin, and serve in two ways: a final run's files are not listed again while its
-run object is the same, and without a network they are all there is.
+Listings are kept for one account at one origin, and serve in two ways: a final run's files are not listed again while
+its run object is the same, and without a network they are all there is.
 Threads: any.
 """
 
@@ -21,7 +21,9 @@ from rescalefs.packed import PackedTree
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-JOBS, RUNS, FILES, OWNERS = "jobs", "runs", "files", "owners"
+JOBS, RUNS, FILES, OWNERS, RATES = "jobs", "runs", "files", "owners", "rates"
+# How long rates are believed that were learnt from the API: they depend on the user's other tools, too.
+RATES_TRUSTED_S = 86_400.0
 _LENGTH_BYTES = 4
 
 
@@ -111,6 +113,22 @@ def recall_owner(kept: Kept, origin: str, authorization: str) -> str | None:
 def keep_owner(kept: Kept, origin: str, authorization: str, owner: str) -> None:
     """Keep whose key it is, under a fingerprint that does not tell the key."""
     kept.write(OWNERS, (origin, _fingerprint(authorization)), owner.encode())
+
+
+def recall_rates(kept: Kept, account: str, now_s: float) -> Mapping[str, float]:
+    """Return the requests a second by scope that an account's last mount had learnt, unless it was too long ago."""
+    found = kept.read(RATES, (account,))
+    if found is None or not 0 <= now_s - found.confirmed_at_s < RATES_TRUSTED_S:
+        return {}
+    try:
+        return {scope: float(per_s) for scope, per_s in json.loads(bytes(found.body)).items()}
+    except (ValueError, TypeError, AttributeError):  # of another version
+        return {}
+
+
+def keep_rates(kept: Kept, account: str, rates: Mapping[str, float]) -> None:
+    """Keep the rates that an account's mount has learnt."""
+    kept.write(RATES, (account,), _json(rates))
 
 
 def _fingerprint(authorization: str) -> str:

@@ -33,7 +33,7 @@ from rescalefs.ending import successor
 from rescalefs.events import Events
 from rescalefs.follow import MAX_FILES, Follower
 from rescalefs.kept import Kept
-from rescalefs.listings import Listings
+from rescalefs.listings import Listings, keep_rates, recall_rates
 from rescalefs.loader import Loader
 from rescalefs.namespace import Namespace, Rooms
 from rescalefs.notify import notify
@@ -77,12 +77,18 @@ class Mount:
         self._settings = settings
         deadline_s = settings.metadata_deadline_s
         self._reach = Reach()
-        self._transport = Transport(account.origin, account.key, Budget(rates(os.environ)), reach=self._reach)
+        name = account_name(account.origin, owner)
+        kept = Kept(listings_directory(settings))
+        self._keep_rates = partial(keep_rates, kept, name)
+        self._remembered_rates = recall_rates(kept, name, time.time())
+        self._budget = Budget(
+            rates(os.environ, settings.rates), remembered=self._remembered_rates, on_learnt=self._keep_rates
+        )
+        self._transport = Transport(account.origin, account.key, self._budget, reach=self._reach)
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
-        name = account_name(account.origin, owner)
-        listings = Listings(Kept(listings_directory(settings)), name)
+        listings = Listings(kept, name)
         events = Events()
         self.catalog = Catalog(
             self._client,
@@ -142,6 +148,8 @@ class Mount:
         self._engine.close()
         self._client.close()
         self._transport.close()
+        if self._budget.learnt != self._remembered_rates:  # else they are as old as they were
+            self._keep_rates(self._budget.learnt)
 
     def state(self) -> Iterator[str]:
         """Yield in lines what is known, open and under way: neither the key nor bytes of a file."""
@@ -155,7 +163,8 @@ class Mount:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}
         return {
             **requests,
-            "throttled_s": round(self._transport.throttled_s, 1),
+            "throttled_s": round(self._budget.throttled_s, 1),
+            **{f"rate.{scope}": f"{per_s:.2f}" for scope, per_s in self._budget.rates.items()},
             **self._engine.stats(),
             **self._follower.stats(),
         }

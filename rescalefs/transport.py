@@ -28,7 +28,7 @@ from urllib3.exceptions import TimeoutError as TransferTimeout
 from urllib3.util import Retry
 
 from rescalefs import __version__
-from rescalefs.budget import Budget
+from rescalefs.budget import Budget, Priority, Turn
 from rescalefs.credentials import Key
 from rescalefs.errors import (
     AccessDenied,
@@ -142,7 +142,8 @@ class Transport:
                 shown = self._key.hide(body[:_SHOWN_BYTES].decode(errors="replace"))
                 raise Corrupt(f"GET {path}: the answer is not JSON: {shown[:60]!r}") from None
 
-        return self._get(endpoint, scope, path, deadline_at, {}, parse, _RETRY if is_retried else _ONCE)
+        turn = Turn(Priority.LISTING)
+        return self._get(endpoint, scope, path, deadline_at, turn, {}, parse, _RETRY if is_retried else _ONCE)
 
     def stream(
         self,
@@ -153,9 +154,10 @@ class Transport:
         *,
         start: int = 0,
         end: int | None = None,
+        turn: Turn | None = None,
         is_retried: bool = True,
     ) -> Transfer:
-        """Begin to GET bytes [start, end) of a resource, to its end if *end* is None.
+        """Begin to GET bytes [start, end) of a resource, to its end if *end* is None; urgent unless *turn* says else.
 
         The answer may begin at 0 though *start* is higher, where the server ignores ranges: look at `Transfer.start`.
 
@@ -172,7 +174,8 @@ class Transport:
                 response.close()
                 raise
 
-        return self._get(endpoint, scope, path, deadline_at, headers, begin, _RETRY if is_retried else _ONCE)
+        turn = turn or Turn(Priority.READ)
+        return self._get(endpoint, scope, path, deadline_at, turn, headers, begin, _RETRY if is_retried else _ONCE)
 
     def post(self, endpoint: str, scope: str, path: str, deadline_at: float) -> Any:
         """POST once without a body; return the answer's JSON, {} where a success carries none.
@@ -186,7 +189,7 @@ class Transport:
         what = f"POST {path}"
         if self._reach is not None:
             self._reach.check(what)
-        self._budget.take(scope, deadline_at)
+        taken = self._budget.take(scope, deadline_at, Turn(Priority.READ))
         left_s = remaining_s(deadline_at, what, self._clock)
         self._count(endpoint)
         try:
@@ -204,7 +207,7 @@ class Transport:
         except TRANSPORT_ERRORS as error:
             raise Unavailable(f"{what}: no answer, so it may or may not have been done: {cause(error)}") from None
         if response.status_code == 429:
-            self._budget.throttled(scope, _retry_after_s(response, _LEFT_ALONE_S))
+            self._budget.throttled(scope, _retry_after_s(response, _LEFT_ALONE_S), taken)
         if not 200 <= response.status_code < 300:
             raise self._error_of(response, what)
         try:
@@ -227,6 +230,7 @@ class Transport:
         scope: str,
         path: str,
         deadline_at: float,
+        turn: Turn,
         headers: Mapping[str, str],
         consume: Callable[[requests.Response], T],
         retry: Retry,
@@ -244,7 +248,7 @@ class Transport:
         while True:
             if self._reach is not None:
                 self._reach.check(what)
-            self._budget.take(scope, deadline_at)
+            taken = self._budget.take(scope, deadline_at, turn)
             status, wait_s, is_silent, began = 0, None, False, self._clock()
             failure: RescaleError
             try:
@@ -253,7 +257,7 @@ class Transport:
                     self._reach.answered()
                 status = response.status_code
                 if status in (200, 206):
-                    self._budget.succeeded(scope)
+                    self._budget.succeeded(scope, taken)
                     self._key.accepted()
                     return consume(response)
                 wait_s = _retry_after_s(response, None)
@@ -275,12 +279,12 @@ class Transport:
                     self._reach.check(what)
             if not retry.total:
                 if status == 429:  # who asks once only makes all others wait, too
-                    self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s)
+                    self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s, taken)
                 raise failure
             retry = retry.increment("GET", url, response=HTTPResponse(b"", status=status or 599))
             back_off_s = retry.get_backoff_time() if wait_s is None else wait_s
             if status == 429:
-                self._budget.throttled(scope, back_off_s)
+                self._budget.throttled(scope, back_off_s, taken)
             if self._clock() + back_off_s >= deadline_at:
                 raise DeadlineExceeded(f"{what}: no answer in time: {failure}") if is_silent else failure
             is_loud = len(retry.history) >= 3  # the first hiccups are every network's; what lasts is worth a warning

@@ -92,7 +92,7 @@ def use(mounted: Mounted) -> None:
     wait_for(lambda: "SIGUSR1: end" in mounted.log, END_S, lambda: "no dump")
 
 
-def test_no_secret_is_anywhere(mount_of: Mounting, emulator: Emulator) -> None:
+def test_the_key_and_the_keys_of_files_are_told_nowhere(mount_of: Mounting, emulator: Emulator) -> None:
     """Not in argv, the log at debug level, tracebacks, SIGUSR1, files of the mount, attributes, or what is kept."""
     mounted = mount_of(emulator, "--data-deadline", "2", "--metadata-deadline", "2", RESCALEFS_BUDGET="off")
     use(mounted)
@@ -109,7 +109,7 @@ def test_no_secret_is_anywhere(mount_of: Mounting, emulator: Emulator) -> None:
     assert "Traceback" not in mounted.log
 
 
-def test_the_process_cannot_be_looked_into(mount_of: Mounting, emulator: Emulator) -> None:
+def test_nobody_but_root_may_look_into_the_process(mount_of: Mounting, emulator: Emulator) -> None:
     """No core, and no look at its memory or environment by another process of the same user."""
     mounted = mount_of(emulator)
     assert mounted.process is not None
@@ -118,7 +118,7 @@ def test_the_process_cannot_be_looked_into(mount_of: Mounting, emulator: Emulato
     assert Path(f"/proc/{mounted.process.pid}").stat().st_uid == 0
 
 
-def test_files_on_disk_are_the_users_own(mount_of: Mounting, emulator: Emulator) -> None:
+def test_the_cache_is_its_owner_s_alone(mount_of: Mounting, emulator: Emulator) -> None:
     """Directories of the cache 0700, files 0600, whatever the umask."""
     umask = os.umask(0)
     try:
@@ -134,7 +134,7 @@ def test_files_on_disk_are_the_users_own(mount_of: Mounting, emulator: Emulator)
 # ---- where the key goes ----
 
 
-def test_the_key_goes_to_the_configured_origin_only(mount_of: Mounting, emulator: Emulator, world: World) -> None:
+def test_the_key_goes_to_the_platform_alone(mount_of: Mounting, emulator: Emulator, world: World) -> None:
     """Redirects, `next` links and download addresses that lead to another server bring nothing there but a question."""
     data = FILES["process_output.log"]
     with RawServer(reply(206, data, Content_Range=f"bytes 0-{len(data) - 1}/{len(data)}")) as other:
@@ -171,7 +171,7 @@ def errors_in(mounted: Mounted) -> list[str]:
     return [line for line in mounted.log.splitlines() if " ERROR " in line]
 
 
-def test_a_key_that_expires_is_eacces_and_one_line(mount_of: Mounting, emulator: Emulator) -> None:
+def test_a_key_that_is_refused_leaves_one_line_a_minute_in_the_log(mount_of: Mounting, emulator: Emulator) -> None:
     """However many programs are refused; what is here can be read on, and all is well when it is accepted again."""
     mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
     top = mounted.jobs / "AbCdE/runs/1"
@@ -191,7 +191,9 @@ def test_a_key_that_expires_is_eacces_and_one_line(mount_of: Mounting, emulator:
 
 
 @pytest.mark.parametrize("source", ["--key-file", "apiconfig", "credential"])
-def test_a_key_from_a_file_is_read_again(source: str, mount_of: Mounting, emulator: Emulator, tmp_path: Path) -> None:
+def test_a_key_from_a_file_is_read_again_without_a_remount(
+    source: str, mount_of: Mounting, emulator: Emulator, tmp_path: Path
+) -> None:
     """A key that was renewed in its place needs no remount; one that others may read is not taken, and that is said."""
     place = tmp_path / "secrets"
     place.mkdir(mode=0o700)

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from rescalefs import transport as module
-from rescalefs.budget import CONTENTS, DEFAULT_RATES, Budget, Rate, rates
+from rescalefs.budget import CONTENTS, DEFAULT_RATES, Rate, rates
 from rescalefs.credentials import Key
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.errors import (
@@ -28,7 +28,7 @@ from rescalefs.errors import (
 )
 from tests.asking import GOOD, LONG_S, OK
 from tests.raw_server import RawServer, Step, header, reply
-from tests.stack import KEY, transport_to
+from tests.stack import KEY, budget_on, transport_to
 
 # The key, and where it goes.
 
@@ -291,7 +291,7 @@ def test_every_request_is_counted_by_its_name(clock: ManualClock) -> None:
 
 def test_the_budget_can_be_turned_off(clock: ManualClock) -> None:
     """RESCALEFS_BUDGET=off paces nothing; anything else is the default."""
-    off = Budget(rates({"RESCALEFS_BUDGET": "off"}), clock=clock.now, sleep=clock.advance)
+    off = budget_on(clock, rates({"RESCALEFS_BUDGET": "off"}))
     begun = clock.now()
     for _ in range(10 * DEFAULT_RATES[CONTENTS].burst):
         off.take(CONTENTS, begun)
