@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rescalefs.emulator.server import Emulator
+from rescalefs.emulator.world import Run
 
 MIB = 1 << 20
 FILES = {
@@ -45,6 +46,12 @@ def sh(command: str | Sequence[str], cwd: Path) -> str:
 def posts(emulator: Emulator) -> int:
     """Return how many requests that could act were made."""
     return emulator.methods["POST"]
+
+
+def sent_bytes(emulator: Emulator, *runs: Run) -> int:
+    """Return how many bytes of these runs' files were sent."""
+    ids = [file.id for run in runs for file in run.files]
+    return sum(entry.bytes_sent for entry in emulator.log if any(f"/files/{id}/" in entry.path for id in ids))
 
 
 def python(code: str, *args: Path | str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.conftest import Mounted
-from tests.tools import FILES, MIB, distinct, errno_of
+from tests.tools import FILES, MIB, distinct, errno_of, sent_bytes
 
 pytestmark = pytest.mark.mount
 # More than one segment of the cache, of which each is up to 8 MiB.
@@ -38,12 +38,6 @@ def forget_pages(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def fetched(emulator: Emulator, run: Run) -> int:
-    """How many bytes of the run's files were sent."""
-    ids = [file.id for file in run.files]
-    return sum(entry.bytes_sent for entry in emulator.log if any(f"/files/{id}/" in entry.path for id in ids))
-
-
 def test_what_was_read_once_is_not_fetched_again(cold: Run, data: bytes, mounted: Mounted, emulator: Emulator) -> None:
     """Nor when the kernel has forgotten the pages."""
     path = mounted.top(cold) / "file"
@@ -51,7 +45,7 @@ def test_what_was_read_once_is_not_fetched_again(cold: Run, data: bytes, mounted
         assert path.read_bytes() == data
         forget_pages(path)
 
-    assert fetched(emulator, cold) == len(data)
+    assert sent_bytes(emulator, cold) == len(data)
 
 
 def test_what_was_read_once_comes_from_the_disk_after_a_remount(
@@ -60,7 +54,7 @@ def test_what_was_read_once_comes_from_the_disk_after_a_remount(
     mounted = mount_of(emulator)
     for _ in range(2):
         assert (mounted.top(cold) / "file").read_bytes() == data
-        assert fetched(emulator, cold) == len(data)
+        assert sent_bytes(emulator, cold) == len(data)
         mounted.unmount()
         mounted.mount()
 
@@ -73,7 +67,7 @@ def test_equal_files_are_fetched_once(
     assert (mounted.top(cold) / "file").read_bytes() == data
 
     assert (mounted.top(other) / "a/copy").read_bytes() == data
-    assert (fetched(emulator, cold), fetched(emulator, other)) == (len(data), 0)
+    assert (sent_bytes(emulator, cold), sent_bytes(emulator, other)) == (len(data), 0)
 
 
 def test_mounts_that_share_a_cache_directory_fetch_a_file_once(
@@ -83,7 +77,7 @@ def test_mounts_that_share_a_cache_directory_fetch_a_file_once(
     for mount in (mounted, other):
         assert (mount.top(cold) / "file").read_bytes() == data
 
-    assert fetched(emulator, cold) == len(data)
+    assert sent_bytes(emulator, cold) == len(data)
 
 
 def cached_files(cache: Path) -> list[Path]:

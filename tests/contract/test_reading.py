@@ -15,16 +15,10 @@ import pytest
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.conftest import Mounted, wait_for
-from tests.tools import FILES, MIB, distinct, errno_of, python, refresh, sh
+from tests.tools import FILES, MIB, distinct, errno_of, python, refresh, sent_bytes, sh
 
 pytestmark = pytest.mark.mount
 LARGE_BYTES = 5 * MIB + 13
-
-
-def sent_bytes(emulator: Emulator, *runs: Run) -> int:
-    """What was sent of the contents of these runs' files."""
-    ids = [file.id for run in runs for file in run.files]
-    return sum(entry.bytes_sent for entry in emulator.log if any(f"/files/{id}/" in entry.path for id in ids))
 
 
 @pytest.fixture
