@@ -39,13 +39,12 @@ ROWS = [
     {"tailing", "tree"},
     {"client"},
     {"transport"},
-    {"transfer"},
+    {"transfer", "config"},
     {
         "budget",
         "kept",
         "known",
         "names",
-        "config",
         "log",
         "loader",
         "credentials",
@@ -55,7 +54,7 @@ ROWS = [
         "system",
         "thread_state",
     },
-    {"models", "timing"},
+    {"models", "plain", "private", "timing"},
     {"errors"},
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
