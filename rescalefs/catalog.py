@@ -298,8 +298,7 @@ class Catalog:
             return Answer(_packed(job_id, run, kept.tree), self._lifetimes.offline_s)
 
     def _list_files(self, job_id: str, run: Run, state: RunState, kept: KeptTree | None) -> Answer:
-        lifetimes = self._lifetimes
-        key = (job_id, run.id)
+        lifetimes, key = self._lifetimes, (job_id, run.id)
         looked_at = self._clock()  # a live view that is slow to fail is not older for that
         with self._lock:
             before, seen_at = self._last_views.get(key, (None, 0.0))
@@ -323,8 +322,7 @@ class Catalog:
         is_same = before is not None and before.state is not RunState.LIVE and set(before.files) == set(files)
         same_since = before.same_since if before is not None and is_same else self._clock()
         tree = build_tree(files, live_paths)
-        # A run that was final, and is as it was then, is final.
-        was_final = kept is not None and _is_as_kept(tree, kept)
+        was_final = kept is not None and kept.has(tree)  # and is as it was then
         if state is RunState.SETTLING and (was_final or self._is_final(run, files, is_same, same_since)):
             state = RunState.FINAL
         view = RunView(job_id, run, state, tree, files, same_since)
@@ -392,13 +390,6 @@ class Catalog:
 def _is_of(view: RunView, run: Run) -> bool:
     """Tell whether *view* still is what *run* holds."""
     return is_same(view.run, run) if view.state is RunState.FINAL else view.run.completed_ns == run.completed_ns
-
-
-def _is_as_kept(tree: Branch, kept: KeptTree) -> bool:
-    try:
-        return pack(tree) == kept.tree.data
-    except ValueError:
-        return False
 
 
 def _packed(job_id: str, run: Run, tree: PackedTree) -> RunView:

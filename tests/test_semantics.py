@@ -84,14 +84,14 @@ def fixtures_for(path: Path) -> Functions:
     return {name: node for place in (*places, path) for name, node in functions_in(parsed(place)).items()}
 
 
-def tests_of(root: Path) -> Iterator[tuple[str, Path]]:
+def named_in(root: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(root.rglob("test_*.py")):
         yield from ((name, path) for name in functions_in(parsed(path)) if name.startswith("test_"))
 
 
 PROMISES = promises_in((ROOT / "docs/semantics.md").read_text(encoding="utf-8"))
 NAMES = Counter(map(name_of, PROMISES))
-SHOWN = [(name, path) for name, path in tests_of(TESTS) if name in NAMES]
+SHOWN = [(name, path) for name, path in named_in(TESTS) if name in NAMES]
 
 
 def test_a_promise_is_one_short_sentence():
@@ -117,7 +117,7 @@ def test_each_promise_is_shown_on_mounts_with_both_bindings():
 
 
 def test_the_contract_promises_whatever_its_tests_show():
-    assert [name for name, _ in tests_of(CONTRACT) if name not in NAMES] == []
+    assert [name for name, _ in named_in(CONTRACT) if name not in NAMES] == []
 
 
 @pytest.mark.parametrize(

@@ -66,10 +66,10 @@ def python(code: str, *args: Path | str) -> str:
     return done.stdout
 
 
-def errno_of(call: Callable[[], object]) -> str:
-    """Return the name of the errno that *call* fails with, "" if it works."""
+def errno_of(call: Callable[..., object], *args: object) -> str:
+    """Return the name of the errno that a call fails with, "" if it works."""
     try:
-        call()
+        call(*args)
     except OSError as error:
         return errno.errorcode[error.errno or 0]
     return ""

@@ -4,10 +4,9 @@ Identity is the strongest checksum and the size, so equal files of different run
 a file without a checksum is known by account, file id and size.
 
 A file of up to 4 MiB is verified before its first byte is served: a wrong one is fetched once more, then it is an
-error. A larger one is verified when its last block has come, before that is served: if it is wrong and somebody has read
-of it, all who have it open get errors from then on, because they share the kernel's pages; who opens it later gets it
-fetched once more. With `is_verified_first` every file is verified
-before its first byte.
+error. A larger one is verified when its last block has come, before that is served: if it is wrong and somebody has
+read of it, all who have it open get errors from then on, because they share the kernel's pages; who opens it later gets
+it fetched once more. With `is_verified_first` every file is verified before its first byte.
 """
 
 from __future__ import annotations

@@ -168,4 +168,4 @@ def test_a_cache_that_is_too_small_makes_no_read_wrong(
     for _ in range(2):
         assert path.read_bytes() == data
         forget_pages(path)
-    assert errno_of(lambda: os.stat(path)) == ""
+    assert errno_of(os.stat, path) == ""

@@ -69,13 +69,26 @@ def test_a_command_acts_with_and_without_a_newline_after_it(lives: Callable[[], 
         assert emulator.requests["stop"] == number
 
 
-WRONG = (b"hello\n", b"0\n", b"1\n1\n", b" 1", b"1 ", b"11", b"snapshot\n", b"STOP", b"stop\n\n", b"\n", b"\0", b"1" * 5000)
+WRONG = (
+    b"hello\n",
+    b"0\n",
+    b"1\n1\n",
+    b" 1",
+    b"1 ",
+    b"11",
+    b"snapshot\n",
+    b"STOP",
+    b"stop\n\n",
+    b"\n",
+    b"\0",
+    b"1" * 5000,
+)
 
 
 def test_anything_else_gives_einval_and_sends_nothing(live: Run, top: Path, emulator: Emulator) -> None:
     for payload in WRONG:
-        assert errno_of(lambda payload=payload: write(top / "stop", payload)) == "EINVAL", payload  # type: ignore[misc]
-        assert errno_of(lambda payload=payload: write(top / ".rescale/refresh", payload)) == "EINVAL"  # type: ignore[misc]
+        assert errno_of(write, top / "stop", payload) == "EINVAL", payload
+        assert errno_of(write, top / ".rescale/refresh", payload) == "EINVAL"
     assert "Invalid argument" in run_in("echo hello > stop", top).stderr
 
     assert posts(emulator) == 0
@@ -85,7 +98,7 @@ def test_anything_else_gives_einval_and_sends_nothing(live: Run, top: Path, emul
 def test_the_error_of_the_write_is_that_of_rescale(top: Path, emulator: Emulator) -> None:
     for status, code in ((503, "EIO"), (403, "EACCES"), (401, "EACCES"), (400, "EIO")):
         fault = emulator.faults.add(endpoint="stop", status=status)
-        assert errno_of(lambda: write(top / "stop", b"1\n")) == code
+        assert errno_of(write, top / "stop", b"1\n") == code
         emulator.faults.remove(fault)
 
 
@@ -95,7 +108,7 @@ def test_a_control_file_tells_how_the_last_act_went(lives: Callable[[], Path], e
     for path in (top / "stop", top / ".rescale/stop"):
         assert path.read_text() == "no stop was asked for\n"
     emulator.faults.add(endpoint="stop", status=503, times=1)
-    errno_of(lambda: write(top / "stop", b"1\n"))
+    errno_of(write, top / "stop", b"1\n")
     assert " stop failed: " in (top / "stop").read_text()
     write(top / "stop", b"1\n")
 
@@ -109,7 +122,7 @@ def test_a_run_that_is_not_live_gives_eperm_and_nothing_is_sent(outputs: Path, e
 
     assert done.returncode != 0
     assert "Operation not permitted" in done.stderr
-    assert errno_of(lambda: write(outputs / ".rescale/snapshot", b"1")) == "EPERM"
+    assert errno_of(write, outputs / ".rescale/snapshot", b"1") == "EPERM"
     assert posts(emulator) == 0
 
 
@@ -120,7 +133,7 @@ def test_a_run_that_ended_a_moment_ago_gives_eperm_and_nothing_is_sent(
     assert (top / "stop").exists()
     live.finish()
 
-    assert errno_of(lambda: write(top / "stop", b"1\n")) == "EPERM"
+    assert errno_of(write, top / "stop", b"1\n") == "EPERM"
     assert posts(emulator) == 0
 
 
@@ -137,7 +150,7 @@ def test_a_request_to_act_is_sent_once(lives: Callable[[], Path], emulator: Emul
         top = lives()
         os.listdir(top)
         fault = emulator.faults.add(endpoint="stop", **effect)  # type: ignore[arg-type]
-        assert errno_of(lambda top=top: write(top / "stop", b"1\n")) == "EIO"  # type: ignore[misc]
+        assert errno_of(write, top / "stop", b"1\n") == "EIO"
         assert emulator.requests["stop"] == number
         emulator.faults.remove(fault)
 
@@ -147,7 +160,7 @@ def test_writing_to_stop_and_to_rescale_stop_at_once_sends_one_request(top: Path
     emulator.faults.add(endpoint="stop", latency_s=0.5)
     with ThreadPoolExecutor(2) as pool:
         paths = (top / "stop", top / ".rescale/stop")
-        errors = list(pool.map(lambda path: errno_of(lambda: write(path, b"1\n")), paths))
+        errors = list(pool.map(lambda path: errno_of(write, path, b"1\n"), paths))
 
     assert errors == ["", ""]
     assert emulator.requests["stop"] == 1
@@ -156,7 +169,7 @@ def test_writing_to_stop_and_to_rescale_stop_at_once_sends_one_request(top: Path
 def test_a_second_snapshot_while_one_is_under_way_gives_ebusy(top: Path, emulator: Emulator) -> None:
     write(top / "snapshot", b"1\n")
 
-    assert errno_of(lambda: write(top / "snapshot", b"1\n")) == "EBUSY"
+    assert errno_of(write, top / "snapshot", b"1\n") == "EBUSY"
     assert emulator.requests["snapshot"] == 1
 
 
@@ -210,8 +223,8 @@ def test_with_read_only_a_control_file_cannot_be_opened_for_writing(
     expected = "EROFS" if os.getuid() == 0 else "EACCES"
 
     for path in (top / "stop", top / "snapshot", top / ".rescale/stop"):
-        assert errno_of(lambda path=path: os.open(path, os.O_WRONLY)) == expected  # type: ignore[misc]
-        assert errno_of(lambda path=path: write(path, b"1\n")) == expected  # type: ignore[misc]
+        assert errno_of(os.open, path, os.O_WRONLY) == expected
+        assert errno_of(write, path, b"1\n") == expected
     assert posts(emulator) == 0
 
 

@@ -41,14 +41,14 @@ def test_a_name_that_is_not_there_gives_enoent(outputs: Path, mounted: Mounted) 
 def test_a_name_that_is_no_utf_8_gives_enoent(outputs: Path, mounted: Mounted) -> None:
     for place in (mounted.path, mounted.jobs, outputs):
         for name in (b"\xff", b"\xc3\x28.git"):
-            assert errno_of(lambda path=os.fsencode(place) + b"/" + name: os.stat(path)) == "ENOENT"  # type: ignore[misc]
+            assert errno_of(os.stat, os.fsencode(place) + b"/" + name) == "ENOENT"
 
 
 def test_a_name_of_more_than_255_bytes_gives_enametoolong(outputs: Path, mounted: Mounted) -> None:
     for place in (mounted.path, mounted.jobs, outputs, outputs / "case"):
         for name in ("n" * 256, "ü" * 128):
-            assert errno_of(lambda path=place / name: os.stat(path)) == "ENAMETOOLONG"  # type: ignore[misc]
-        assert errno_of(lambda path=place / ("n" * 255): os.stat(path)) == "ENOENT"  # type: ignore[misc]
+            assert errno_of(os.stat, place / name) == "ENAMETOOLONG"
+        assert errno_of(os.stat, place / ("n" * 255)) == "ENOENT"
 
 
 def test_a_path_that_goes_on_below_a_file_gives_enotdir(outputs: Path, top: Path) -> None:
@@ -79,24 +79,24 @@ def test_a_directory_that_is_read_or_written_gives_eisdir(outputs: Path, mounted
 
 
 def test_a_link_that_is_not_to_be_followed_gives_eloop(outputs: Path) -> None:
-    assert errno_of(lambda: os.open(outputs.parent / "latest", os.O_RDONLY | os.O_NOFOLLOW)) == "ELOOP"
+    assert errno_of(os.open, outputs.parent / "latest", os.O_RDONLY | os.O_NOFOLLOW) == "ELOOP"
 
 
 def test_reading_what_is_no_link_gives_einval(outputs: Path) -> None:
     for path in (outputs, outputs / "big.bin", outputs / ".rescale/status"):
-        assert errno_of(lambda path=path: os.readlink(path)) == "EINVAL"  # type: ignore[misc]
+        assert errno_of(os.readlink, path) == "EINVAL"
 
 
 def test_reading_at_a_negative_offset_gives_einval(outputs: Path, top: Path) -> None:
     for path in (outputs / "big.bin", top / "log", outputs / ".rescale/status"):
         with path.open("rb") as file:
-            assert errno_of(lambda: os.pread(file.fileno(), 1, -1)) == "EINVAL"  # noqa: B023
+            assert errno_of(os.pread, file.fileno(), 1, -1) == "EINVAL"
 
 
 def test_an_attribute_that_is_not_there_gives_enodata(outputs: Path, top: Path, mounted: Mounted) -> None:
     for path in (outputs, outputs / "big.bin", outputs / "case", top / "log", mounted.path):
         for name in ("user.none", "user.rescale.none"):
-            assert errno_of(lambda path=path, name=name: os.getxattr(path, name)) == "ENODATA"  # type: ignore[misc]
+            assert errno_of(os.getxattr, path, name) == "ENODATA"
 
 
 def test_a_key_that_is_refused_or_lacks_the_right_gives_eacces(
@@ -105,7 +105,7 @@ def test_a_key_that_is_refused_or_lacks_the_right_gives_eacces(
     run.add_file("file", distinct(run.job.id, 1000))
     for status in (401, 403):
         fault = emulator.faults.add(status=status)
-        assert errno_of(lambda: os.listdir(outputs)) == "EACCES"
+        assert errno_of(os.listdir, outputs) == "EACCES"
         emulator.faults.remove(fault)
         assert "file" in os.listdir(outputs)
         fault = emulator.faults.add(endpoint="contents", status=status)
@@ -122,10 +122,10 @@ def test_no_answer_for_names_within_metadata_deadline_gives_etimedout(
     top = mount_of(emulator, "--metadata-deadline", "1").top(run)
     for endpoint in ("runs", "run_files"):
         fault = emulator.faults.add(endpoint=endpoint, latency_s=30.0)
-        assert errno_of(lambda: os.listdir(top)) == "ETIMEDOUT", endpoint
+        assert errno_of(os.listdir, top) == "ETIMEDOUT", endpoint
         emulator.faults.remove(fault)
         fault = emulator.faults.add(endpoint=endpoint, stall_after=1)
-        assert errno_of(lambda: os.listdir(top)) == "ETIMEDOUT", endpoint
+        assert errno_of(os.listdir, top) == "ETIMEDOUT", endpoint
         emulator.faults.remove(fault)
         refresh(top)
 
@@ -148,11 +148,13 @@ def test_a_failure_of_rescale_gives_eio(run: Run, outputs: Path, emulator: Emula
     run.add_file("file", distinct(run.job.id, 1000))
     os.listdir(outputs)
     effects: list[dict[str, object]] = [{"status": code} for code in (400, 402, 405, 410, 418, 204, 206, 304)]
-    effects += [{"body": body} for body in (b"null", b"[]", b"7", b'{"results": 7}', b'{"results": [{}], "next": null}')]
+    effects += [
+        {"body": body} for body in (b"null", b"[]", b"7", b'{"results": 7}', b'{"results": [{}], "next": null}')
+    ]
     for effect in effects:
         refresh(outputs)
         fault = emulator.faults.add(endpoint="run_files", **effect)  # type: ignore[arg-type]
-        assert errno_of(lambda: os.listdir(outputs)) == "EIO", effect
+        assert errno_of(os.listdir, outputs) == "EIO", effect
         emulator.faults.remove(fault)
     assert "file" in os.listdir(outputs)
 
@@ -163,10 +165,10 @@ def test_a_file_that_went_away_under_an_open_handle_gives_estale(run: Run, outpu
     with open(outputs / "file", "rb", buffering=0) as handle:
         assert handle.read(10) == data[:10]
         file.is_deleted = True
-        assert errno_of(lambda: os.pread(handle.fileno(), 10, 8 * MIB)) == "ESTALE"
+        assert errno_of(os.pread, handle.fileno(), 10, 8 * MIB) == "ESTALE"
         assert os.pread(handle.fileno(), 10, 0) == data[:10]
     refresh(outputs)
-    assert errno_of(lambda: os.stat(outputs / "file")) == "ENOENT"
+    assert errno_of(os.stat, outputs / "file") == "ENOENT"
 
 
 def test_a_failure_leaves_one_line_in_the_log(run: Run, outputs: Path, mounted: Mounted, emulator: Emulator) -> None:
@@ -199,9 +201,7 @@ def test_what_could_not_be_read_is_not_asked_for_again_at_once(run: Run, outputs
     assert (outputs / "file").read_bytes() == data
 
 
-def test_ordinary_use_leaves_no_warning_in_the_log(
-    outputs: Path, top: Path, mounted: Mounted, tmp_path: Path
-) -> None:
+def test_ordinary_use_leaves_no_warning_in_the_log(outputs: Path, top: Path, mounted: Mounted, tmp_path: Path) -> None:
     before = len(mounted.log)
     shutil.copytree(outputs, tmp_path / "copy")
     shutil.copytree(top, tmp_path / "live")

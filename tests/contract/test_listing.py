@@ -29,7 +29,7 @@ def test_a_listing_is_whole_or_an_error(world: World, mounted: Mounted, emulator
     top = mounted.top(run)
     for number in range(1, 4):
         fault = emulator.faults.add(endpoint="run_files", nth=number, status=403)
-        assert errno_of(lambda: os.listdir(top)) == "EACCES"
+        assert errno_of(os.listdir, top) == "EACCES"
         assert fault.hits == 1
         emulator.faults.remove(fault)
 

@@ -1,6 +1,6 @@
 """Maps and locks, as docs/semantics.md promises them.
 
-Whatever maps a file runs in a process of its own: a page fault holds the interpreter, and the emulator lives in this one.
+Whatever maps a file runs in a process of its own: a page fault holds the interpreter, and the emulator is in this one.
 """
 
 from __future__ import annotations

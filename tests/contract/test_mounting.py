@@ -35,7 +35,9 @@ def reachable(tmp_path: Path) -> None:
 
 @needs_root
 @pytest.mark.usefixtures("reachable")
-def test_without_allow_other_nobody_else_may_look(run: Run, mount_of: Callable[..., Mounted], emulator: Emulator) -> None:
+def test_without_allow_other_nobody_else_may_look(
+    run: Run, mount_of: Callable[..., Mounted], emulator: Emulator
+) -> None:
     mounted = mount_of(emulator)
 
     assert as_nobody(f"ls {mounted.path.parent}").returncode == 0
@@ -83,7 +85,7 @@ def test_a_mount_whose_process_died_is_cleared_at_the_next_start(
     assert mounted.process is not None
     mounted.process.kill()
     mounted.process.wait()
-    assert errno_of(lambda: os.listdir(mounted.path)) == "ENOTCONN"
+    assert errno_of(os.listdir, mounted.path) == "ENOTCONN"
 
     mounted.mount()
 

@@ -46,7 +46,7 @@ def test_a_file_called_stop_hides_the_control_file_which_is_still_in_rescale(
 
     assert sorted(os.listdir(top)) == ["snapshot", "stop"]
     assert (top / "stop").read_bytes() == b"my own"
-    assert errno_of(lambda: write(top / "stop", b"1\n")) in ("EROFS", "EACCES")
+    assert errno_of(write, top / "stop", b"1\n") in ("EROFS", "EACCES")
     assert posts(emulator) == 0
     assert (top / ".rescale/stop").read_text() == "no stop was asked for\n"
     assert stat.filemode((top / ".rescale/snapshot").stat().st_mode) == "-rw-------"
@@ -73,7 +73,7 @@ def test_a_job_that_is_not_in_the_list_is_found_by_its_id(world: World, mounted:
 
     assert (mounted.top(run) / "new").stat().st_size == 5
     assert (emulator.requests["job"], emulator.requests["jobs"]) == (1, 0)
-    assert errno_of(lambda: os.listdir(mounted.jobs / "Nobody")) == "ENOENT"
+    assert errno_of(os.listdir, mounted.jobs / "Nobody") == "ENOENT"
 
 
 def test_ids_of_jobs_are_told_apart_by_case(world: World, mounted: Mounted) -> None:
@@ -169,7 +169,9 @@ def test_a_slash_in_the_name_of_a_job_is_shown_as_2f(world: World, mounted: Moun
     assert (found[job.id], found[up.id]) == (f"a%2Fb~{job.id}", f"..%2F..~{up.id}")
 
 
-def test_a_percent_sign_is_shown_as_25_where_its_name_is_escaped_or_looks_escaped(world: World, mounted: Mounted) -> None:
+def test_a_percent_sign_is_shown_as_25_where_its_name_is_escaped_or_looks_escaped(
+    world: World, mounted: Mounted
+) -> None:
     assert shown(world, mounted, "100%\0", "a%2Fb", "%00", "%2E") == {"100%25%00", "a%252Fb", "%2500", "%252E"}
 
 
