@@ -22,7 +22,7 @@ from rescalefs.client import Client
 from rescalefs.errors import NotFound, Offline, RescaleError, Unavailable
 from rescalefs.kept import Kept
 from rescalefs.known import FOR_EVER_S, Answer, Known
-from rescalefs.listings import Listings, is_same
+from rescalefs.listings import KeptTree, Listings, is_same
 from rescalefs.loader import Loader
 from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run, Status
 from rescalefs.packed import PackedFiles, PackedTree, pack
@@ -291,15 +291,14 @@ class Catalog:
         if kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id, run.id):
             return Answer(_packed(job_id, run, kept.tree), FOR_EVER_S, len(kept.tree.data))
         try:
-            return self._list_files(job_id, run, state)
+            return self._list_files(job_id, run, state, kept)
         except Offline:
             if kept is None:
                 raise
             return Answer(_packed(job_id, run, kept.tree), self._lifetimes.offline_s)
 
-    def _list_files(self, job_id: str, run: Run, state: RunState) -> Answer:
-        lifetimes = self._lifetimes
-        key = (job_id, run.id)
+    def _list_files(self, job_id: str, run: Run, state: RunState, kept: KeptTree | None) -> Answer:
+        lifetimes, key = self._lifetimes, (job_id, run.id)
         looked_at = self._clock()  # a live view that is slow to fail is not older for that
         with self._lock:
             before, seen_at = self._last_views.get(key, (None, 0.0))
@@ -322,9 +321,10 @@ class Catalog:
             live_paths = list(self._followed(job_id, run.id))
         is_same = before is not None and before.state is not RunState.LIVE and set(before.files) == set(files)
         same_since = before.same_since if before is not None and is_same else self._clock()
-        if state is RunState.SETTLING and self._is_final(run, files, is_same, same_since):
-            state = RunState.FINAL
         tree = build_tree(files, live_paths)
+        was_final = kept is not None and kept.has(tree)  # and is as it was then
+        if state is RunState.SETTLING and (was_final or self._is_final(run, files, is_same, same_since)):
+            state = RunState.FINAL
         view = RunView(job_id, run, state, tree, files, same_since)
         self._seen(view)
         if state is RunState.FINAL:

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
-from rescalefs.budget import DEFAULT_RATES, JOBS, Budget, Priority, Turn
+from rescalefs.budget import JOBS, Budget, Priority, Turn
 from rescalefs.client import Client
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
@@ -20,7 +18,7 @@ from rescalefs.emulator.world import Run
 from rescalefs.kept import Kept
 from rescalefs.listings import RATES_TRUSTED_S, keep_rates, recall_rates
 from rescalefs.transport import Transport
-from tests.conftest import Mounted, wait_for
+from tests.conftest import wait_for
 from tests.test_cli import rescalefs
 from tests.test_content import SMALL, Source, Stream, remote
 
@@ -114,49 +112,6 @@ def test_rates_are_remembered_for_a_day_and_for_their_account(tmp_path: Path) ->
         ("eu someone", clock.now()),
     ):
         assert recall_rates(kept, account, now_s) == {}
-
-
-def stats_of(mounted: Mounted) -> dict[str, float]:
-    """Return `.rescale/stats`."""
-    lines = (mounted.path / ".rescale/stats").read_text().splitlines()
-    return {name: float(value) for name, value in (line.split(" ") for line in lines)}
-
-
-@pytest.mark.mount
-def test_stats_tell_what_was_asked_and_how_fast_one_may_ask(run: Run, mounted: Mounted, emulator: Emulator) -> None:
-    """Requests by endpoint as the API counts them, bytes, hits and misses, and the rate of each scope."""
-    emulator.reset_counts()
-    before = stats_of(mounted)
-    outputs = mounted.jobs / "AbCdE/runs/1"
-    sizes = [len(path.read_bytes()) for path in outputs.rglob("*") if path.is_file()]
-    after = stats_of(mounted)
-
-    asked = {name.removeprefix("requests."): value for name, value in after.items() if name.startswith("requests.")}
-    for name, count in emulator.requests.items():
-        assert asked[name] == before.get(f"requests.{name}", 0) + count
-    assert after["content.fetched_bytes"] == sum(sizes) > 0
-    assert after["content.misses"] > 0
-    assert after["throttled_s"] == 0
-    for scope, rate in DEFAULT_RATES.items():
-        assert after[f"rate.{scope}"] >= rate.per_s
-
-
-@pytest.mark.mount
-def test_a_mount_remembers_how_fast_it_may_ask(run: Run, mount_of: Callable[..., Mounted], emulator: Emulator) -> None:
-    """A 429 halves the rate that was chosen; the next mount begins there, and tells both."""
-    first = mount_of(emulator, "--rate", "jobs-usage=8:20")
-    assert "rate.jobs-usage 8:20\n" in (first.path / ".rescale/config").read_text()
-    assert stats_of(first)["rate.jobs-usage"] == 8
-    throttled = emulator.faults.add(endpoint="jobs", times=1, status=429, headers={"Retry-After": "1"})
-    assert [path.name for path in first.jobs.iterdir()] == ["AbCdE"]
-    assert throttled.hits == 1
-    left = stats_of(first)
-    assert 4 <= left["rate.jobs-usage"] < 5
-    assert left["throttled_s"] == 1
-    first.unmount()
-
-    first.mount()
-    assert stats_of(first)["rate.jobs-usage"] == pytest.approx(left["rate.jobs-usage"], abs=0.1)
 
 
 def test_a_rate_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:

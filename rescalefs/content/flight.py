@@ -58,6 +58,7 @@ class Content:
         self.pattern = Pattern()
         self.has_ranges = True  # until the server sends the whole file for a range
         self.mismatches = 0  # how often its bytes proved to be wrong
+        self.served: tuple[int, ...] = ()  # the mismatches that there were when somebody was served bytes
         self.has_all = False  # all blocks were here at some time
         self.users = 0
         self.check: Check | None = None  # of a large file that has a checksum
