@@ -52,6 +52,8 @@ LIVE_THREADS = 8
 LIVE_SHARE = 0.25
 # Each of them has a descriptor: they may take one in so many of those that the process may have.
 _LIVE_DESCRIPTORS = 4
+# Where listings are kept, in the cache directory.
+LISTINGS = "listings"
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
@@ -60,7 +62,7 @@ _SIGNALS = {*_QUIT, signal.SIGHUP, signal.SIGUSR1}
 
 def listings_directory(settings: Settings) -> Path:
     """Return where listings are kept."""
-    return settings.cache_directory / "listings"
+    return settings.cache_directory / LISTINGS
 
 
 def account_name(origin: str, owner: str) -> str:
