@@ -68,7 +68,7 @@ def test_the_list_of_jobs_costs_a_request_for_each_two_hundred(world: World, cat
 
 
 def test_other_runs_of_a_job_cost_their_files_alone(world: World, catalog: Catalog, cost: Cost) -> None:
-    """One list of runs, in the order of their numbers, serves all runs of a job, and one page the files of the others."""
+    """One list of runs, in the order of their numbers, serves all runs of a job, and one page the files of the rest."""
     job = world.add_job("AbCdE")
     for number in ("10", "2", "1"):
         job.add_run(number, finished=True, files={number: b""}).display_order = 0

@@ -156,6 +156,9 @@ def test_listing_attributes_asks_nothing(run: Run, mounted: Mounted, emulator: E
     assert os.listxattr(runs / "1") == ["user.rescale.name", "user.rescale.status"]
     assert emulator.requests.total() == 0
     assert os.getxattr(runs / "1", "user.rescale.status") == b"final"
+    assert os.getxattr(runs / "1", "user.rescale.name") == b"1"
+    assert os.getxattr(mounted.jobs / "AbCdE", "user.rescale.name") == b"wing / case 1"
+    assert os.getxattr(mounted.jobs / "AbCdE", "user.rescale.status") == b"Completed"
 
 
 # ---- reading ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pwd
 import shutil
@@ -137,6 +138,10 @@ def test_generated_files_are_true(live: Run, run: Run, mounted: Mounted) -> None
         assert path.stat().st_size == len(text) > 0
         assert b"ncryptionKey" not in text
         assert mounted.emulator.key.encode() not in text
+    listed = json.loads((job / "runs/1/.rescale/files.json").read_text())
+    assert {(row["id"], row["relativePath"], row["decryptedSize"]) for row in listed} == {
+        (file.id, file.relative_path, file.content.size) for file in run.files
+    }
     assert ".rescale" not in os.listdir(mounted.path) + os.listdir(job) + os.listdir(job / "runs/1")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +14,7 @@ from rescalefs.budget import DEFAULT_RATES, JOBS, Budget, Priority, Turn
 from rescalefs.client import Client
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
+from rescalefs.content.flight import OnItsWay
 from rescalefs.credentials import Key
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
@@ -90,13 +92,16 @@ def test_a_file_ahead_becomes_urgent_when_its_reader_comes(tmp_path: Path) -> No
         assert engine.prefetch(file)
         wait_for(lambda: bool(source.turns), 20, lambda: "nothing was asked")
         assert source.turns[0].priority is Priority.AHEAD
+        assert engine.transfers() == [OnItsWay(file, 0, file.size, 0, is_urgent=False)]
 
         read: list[bytes] = []
         reader = threading.Thread(target=lambda: read.append(engine.open(file).read(0, len(SMALL))))
         reader.start()
         wait_for(lambda: source.turns[0].priority is Priority.READ, 20, lambda: "nobody hurried")
+        assert engine.transfers() == [OnItsWay(file, 0, file.size, 0, is_urgent=True)]
         source.may_go.set()
         reader.join(20)
+        assert engine.transfers() == []
     assert read == [SMALL]
     assert len(source.turns) == 1
 
@@ -139,6 +144,31 @@ def test_stats_tell_what_was_asked_and_how_fast_one_may_ask(run: Run, mounted: M
     assert after["throttled_s"] == 0
     for scope, rate in DEFAULT_RATES.items():
         assert after[f"rate.{scope}"] >= rate.per_s
+
+
+@pytest.mark.mount
+def test_transfers_tell_what_is_on_its_way(run: Run, mounted: Mounted, emulator: Emulator) -> None:
+    """A line for each range: file, how much has come, that somebody waits, and the path on one line."""
+    file = run.add_file("case/new\nline", b"x" * 3_000_000)
+    emulator.faults.add(endpoint="contents", stall_after=1_000_000, times=1)
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the mount ends before the bytes come
+            (mounted.jobs / "AbCdE/runs/1/case/new\nline").read_bytes()
+
+    reader = threading.Thread(target=read)
+    assert (mounted.path / ".rescale/transfers").read_bytes() == b""
+    reader.start()
+    lines: list[str] = []
+
+    def is_told() -> bool:
+        lines[:] = (mounted.path / ".rescale/transfers").read_text().splitlines()
+        return bool(lines)
+
+    wait_for(is_told, 20, lambda: "nothing is on its way")
+    assert lines == [f"{file.id} 0-3000000 0 read case/new\\nline"]  # a small file comes whole, or not at all
+    mounted.unmount()
+    reader.join(20)
 
 
 @pytest.mark.mount

@@ -24,7 +24,7 @@ from cachetools import LRUCache
 
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.fetching import ContentSource, Fetcher
-from rescalefs.content.flight import WHOLE_BYTES, Content, Wait
+from rescalefs.content.flight import WHOLE_BYTES, Content, OnItsWay, Wait
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, segments_of
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Job, Streams
@@ -133,15 +133,8 @@ class ContentEngine:
         self._is_closed = True
         self._streams.close()
         self._verifier.close()
-        with self._lock:
-            contents = list(self._contents.values())
-        for content in contents:
-            with content.lock:
-                for fetch in content.fetches:
-                    fetch.is_unwanted = True
-                content.wake(0, content.size, Unavailable("the mount is closing"))
-            if content.check is not None:
-                content.check.idle.set()
+        for content in self._all():
+            content.abandon(Unavailable("the mount is closing"))
         self._cache.close()
 
     def open(self, file: RemoteFile) -> ContentHandle:
@@ -182,6 +175,14 @@ class ContentEngine:
                 self._unread.pop(identity, None)
         handle.close()
         return False
+
+    def transfers(self) -> list[OnItsWay]:
+        """Return what is on its way now."""
+        return [each for content in self._all() for each in content.on_its_way()]
+
+    def _all(self) -> list[Content]:
+        with self._lock:
+            return list(self._contents.values())
 
     def release(self, content: Content) -> None:
         """Forget a handle."""
