@@ -6,7 +6,6 @@ Everything that has threads, sockets or open files is made in `serve`, in the pr
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
 import os
 import select
@@ -14,10 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
+from rescalefs import dump
 from rescalefs.ahead import FilesAhead
 from rescalefs.binding import Binding, End, NoFuse
 from rescalefs.budget import Budget, rates
@@ -57,6 +58,7 @@ _LIVE_DESCRIPTORS = 4
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = {*_QUIT, signal.SIGHUP, signal.SIGUSR1}
 
 
 def listings_directory(settings: Settings) -> Path:
@@ -155,6 +157,15 @@ class Mount:
         if self._budget.learnt != self._remembered_rates:  # else they are as old as they were
             self._keep_rates(self._budget.learnt)
 
+    def state(self) -> Iterator[str]:
+        """Yield in lines what is known, open and under way: neither the key nor bytes of a file."""
+        yield dump.process()
+        yield f"status {self._reach.status}"
+        yield from (f"{name} {value}" for name, value in self._stats().items())
+        loaders = self._loader, self._live_loader, self._sweep_loader
+        yield from (f"asking: {what}" for loader in loaders for what in loader.in_flight)
+        yield from map(str, self._engine.open_contents())
+
     def _stats(self) -> Mapping[str, object]:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}
         return {
@@ -192,9 +203,8 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     )
     # libfuse's own handlers would stop its loop, but not those who wait inside a callback. So all signals are blocked
     # here, and in every thread made later, and one thread takes them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_QUIT, signal.SIGHUP})
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    threading.Thread(target=_take_signals, args=(mount, end), name="signals", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    threading.Thread(target=_take_signals, args=(mount, operations, end), name="signals", daemon=True).start()
     options: dict[str, str | bool] = dict(settings.fuse_options or {})
     if settings.allow_other:
         options["allow_other"] = True
@@ -207,16 +217,25 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     log.info("unmounted %s", settings.mount_point)
 
 
-def _take_signals(mount: Mount, end: End) -> None:
+def _take_signals(mount: Mount, operations: Operations, end: End) -> None:
     while True:
-        number = signal.sigwait({*_QUIT, signal.SIGHUP})
-        if number == signal.SIGHUP:
+        number = signal.sigwait(_SIGNALS)
+        if number == signal.SIGUSR1:
+            handles = (f"{name} {count}" for name, count in operations.handles().items())
+            for line in chain(mount.state(), handles, dump.operations(), dump.threads(), ["end"]):
+                _say(line)
+        elif number == signal.SIGHUP:
             log.info("SIGHUP: asking Rescale again from now on")
             mount.catalog.refresh()
         else:
             log.info("%s: ending", signal.Signals(number).name)
             mount.close()
             end()
+
+
+def _say(line: str) -> None:
+    """Write what was asked for by a signal, however little is logged otherwise."""
+    log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "SIGUSR1: %s", (line,), None))
 
 
 def _announce(mount_point: Path, read_ahead_kib: int | None, on_ready: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from cachetools import TTLCache
 
 from rescalefs.client import FILES_PAGE, Client
-from rescalefs.errors import RescaleError
+from rescalefs.errors import Offline, RescaleError
 from rescalefs.loader import Loader
 from rescalefs.models import RemoteFile, Run
 from rescalefs.timing import Clock
@@ -86,21 +86,20 @@ class Sweeps:
             return
 
         def work() -> None:
-            try:
-                files = self._client.job_files(job_id, self._clock() + self._deadline_s)
-                found = _by_run(files, ended)
-                if any(set(found.get(run_id, ())) != set(known) for run_id, known in listed.items()):
-                    log.warning("the listing of job %s tells other files of a run than the run's own; not used", job_id)
-                else:
-                    take(found)
-            finally:
-                with self._lock:
-                    self._swept[job_id] = True
+            found = _by_run(self._client.job_files(job_id, self._clock() + self._deadline_s), ended)
+            if any(set(found.get(run_id, ())) != set(known) for run_id, known in listed.items()):
+                log.warning("the listing of job %s tells other files of a run than the run's own; not used", job_id)
+            else:
+                take(found)
 
         try:
             self._loader.load(("sweep", job_id), work, f"the files of all runs of job {job_id}")
+        except Offline:
+            return  # the run's own listing will say so
         except RescaleError as error:
             log.info("%s; listing each run of job %s by itself", error, job_id)
+        with self._lock:
+            self._swept[job_id] = True  # one that is too slow is not waited for again, and serves when it comes
 
     def forget(self, job_id: str | None) -> None:
         """Forget what was swept, of one job or of all: somebody wants to know it afresh."""

@@ -45,6 +45,7 @@ ROWS = [
         "kept",
         "known",
         "names",
+        "dump",
         "log",
         "loader",
         "credentials",

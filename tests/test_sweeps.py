@@ -17,7 +17,9 @@ from rescalefs.catalog import Catalog, RunState, RunView
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Job, World
+from rescalefs.errors import Offline
 from rescalefs.finality import SETTLED_AFTER_S
+from rescalefs.reach import Reach
 from rescalefs.sweeps import AGAIN_S, LOOKS_S, MOST_PAGES
 from tests.conftest import Cost, Mounted
 from tests.stack import catalog_of, paths
@@ -158,6 +160,22 @@ def test_a_job_beyond_all_pages_is_not_swept(world: World, emulator: Emulator, c
 
     emulator.faults.add(endpoint="runs", rows=many)
     assert cost(lambda: find(catalog)) == {"jobs": 1, "runs": 1, "run_files": 5}
+
+
+def test_without_a_network_no_sweep_is_made_and_later_it_is(
+    world: World, emulator: Emulator, clock: ManualClock, cost: Cost
+) -> None:
+    """Runs that are not here fail at once; when the network is back they come together."""
+    add_sweep(world, 30, 20)
+    reach = Reach(clock=clock.now, wall_clock=clock.now)
+    with catalog_of(emulator.origin, clock, None, reach) as catalog:
+        catalog.view("Sweep", "1")
+        reach.failed("no cable", tried_s=10)
+        for run in ("2", "3"):
+            with pytest.raises(Offline):
+                catalog.view("Sweep", run)
+        reach.answered()
+        assert cost(lambda: find(catalog)) == {"job_files": 1}
 
 
 # ---- what it tells ----

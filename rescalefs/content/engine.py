@@ -133,7 +133,7 @@ class ContentEngine:
         self._is_closed = True
         self._streams.close()
         self._verifier.close()
-        for content in self._all():
+        for content in self.open_contents():
             content.abandon(Unavailable("the mount is closing"))
         self._cache.close()
 
@@ -178,11 +178,7 @@ class ContentEngine:
 
     def transfers(self) -> list[OnItsWay]:
         """Return what is on its way now."""
-        return [each for content in self._all() for each in content.on_its_way()]
-
-    def _all(self) -> list[Content]:
-        with self._lock:
-            return list(self._contents.values())
+        return [each for content in self.open_contents() for each in content.on_its_way()]
 
     def release(self, content: Content) -> None:
         """Forget a handle."""
@@ -218,6 +214,11 @@ class ContentEngine:
             "content.files_ahead_read": self._counts["ahead_read"],
             "content.fetched_bytes": self._fetcher.fetched_bytes,
         }
+
+    def open_contents(self) -> list[Content]:
+        """Return what is open; its text says what is on its way."""
+        with self._lock:
+            return list(self._contents.values())
 
     def identity(self, file: RemoteFile) -> str:
         """Return what names the content of a file, as a file name."""
@@ -261,7 +262,6 @@ class ContentEngine:
                 return self.readinto(handle, content, offset, buffer)
         if self._must_be_verified(content):
             return self.readinto(handle, content, offset, buffer)  # some of it has come anew
-        return None
 
     def _wait_for(self, content: Content, cursor: Cursor, offset: int, buffer: memoryview) -> None:
         """Wait until the bytes from *offset* on that fill *buffer* are here, and place them there.
@@ -285,9 +285,10 @@ class ContentEngine:
                 left_s = patience_s(self._deadline_s - (time.monotonic() - began))
                 if self._is_closed:
                     raise Unavailable("the mount is closing")
+                if left_s > 0 and not content.is_coming(offset, end) and not wait.happened.is_set():
+                    continue  # what seemed to be here has just proved to be damaged
                 if not wait.happened.wait(left_s):
-                    seconds = time.monotonic() - began
-                    raise DeadlineExceeded(f"file {content.file.id}: no answer in {seconds:.1f} s")
+                    raise DeadlineExceeded(f"file {content.file.id}: no answer in {time.monotonic() - began:.1f} s")
                 if wait.error is not None:
                     raise wait.error
             finally:
