@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from rescalefs.budget import DEFAULT_RATES, JOBS, Budget, Priority, Turn
+from rescalefs.budget import CONTENTS, DEFAULT_RATES, JOBS, Budget, Priority, Rate, Turn
 from rescalefs.client import Client
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
@@ -23,6 +24,8 @@ from rescalefs.kept import Kept
 from rescalefs.listings import RATES_TRUSTED_S, keep_rates, recall_rates
 from rescalefs.transport import Transport
 from tests.conftest import Mounted, wait_for
+from tests.raw_server import RawServer, reply
+from tests.stack import budget_on
 from tests.test_cli import rescalefs
 from tests.test_content import SMALL, Source, Stream, remote
 
@@ -66,6 +69,36 @@ def test_each_request_knows_how_urgent_it_is(emulator: Emulator, run: Run, live:
         for question in ask:
             question()
     assert budget.priorities == list(ask.values())
+
+
+def test_requests_that_are_throttled_together_halve_the_rate_once() -> None:
+    """Eight streams that meet the limit at once find the rate at a half, not at its floor, and all succeed then."""
+    clock = ManualClock()
+    budget = budget_on(clock, {CONTENTS: Rate(64, 64)})
+    all_sent = threading.Barrier(8)
+    throttled: list[str] = []
+
+    def answer(head: str) -> bytes:
+        if len(throttled) >= 8:
+            return reply(200, b"data")
+        throttled.append(head)
+        all_sent.wait(20)
+        return reply(429, Retry_After="3")
+
+    with (
+        RawServer(answer) as server,
+        closing(
+            Transport(server.origin, Key(lambda: "k", "a test"), budget, clock=clock.now, sleep=clock.advance)
+        ) as to,
+        closing(Client(to)) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        at = clock.now() + LONG_S
+        transfers = list(pool.map(lambda _: client.contents("f", 0, None, deadline_at=at), range(8)))
+        for transfer in transfers:
+            transfer.close()
+        assert len(server.heads) == 16
+    assert 32 <= budget.rates[CONTENTS] < 33
 
 
 class Waiting(Source):
