@@ -39,6 +39,7 @@ from rescalefs.namespace import Namespace, Rooms
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
+from rescalefs.sweeps import Sweeps
 from rescalefs.system import raise_descriptor_limit
 from rescalefs.transport import Transport
 
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 METADATA_THREADS = 16
 # Live files fetched side by side; the budget for them is 2 a second.
 LIVE_THREADS = 8
+# Jobs whose runs are listed all at once.
+SWEEP_THREADS = 2
 # How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
 LIVE_SHARE = 0.25
 # Each of them has a descriptor: they may take one in so many of those that the process may have.
@@ -88,6 +91,8 @@ class Mount:
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
+        # Half of the time: a caller that has waited in vain lists its own run with what is left.
+        self._sweep_loader = Loader("sweeps", SWEEP_THREADS, deadline_s / 2)
         listings = Listings(kept, name)
         events = Events()
         self.catalog = Catalog(
@@ -95,6 +100,7 @@ class Mount:
             self._loader,
             deadline_s=deadline_s,
             listings=listings,
+            sweeps=Sweeps(self._client, self._sweep_loader, deadline_s=deadline_s / 2, clock=time.monotonic),
             followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
             seen=events.seen,
         )
@@ -136,6 +142,7 @@ class Mount:
         self._client.start()
         self._loader.start()
         self._live_loader.start()
+        self._sweep_loader.start()
         self._engine.start()
         self._ahead.start()
 
@@ -144,6 +151,7 @@ class Mount:
         self._reach.close()
         self._loader.close()
         self._live_loader.close()
+        self._sweep_loader.close()
         self._ahead.close()
         self._engine.close()
         self._client.close()
@@ -156,7 +164,8 @@ class Mount:
         yield dump.process()
         yield f"status {self._reach.status}"
         yield from (f"{name} {value}" for name, value in self._stats().items())
-        yield from (f"asking: {what}" for loader in (self._loader, self._live_loader) for what in loader.in_flight)
+        loaders = self._loader, self._live_loader, self._sweep_loader
+        yield from (f"asking: {what}" for loader in loaders for what in loader.in_flight)
         yield from map(str, self._engine.open_contents())
 
     def _stats(self) -> Mapping[str, object]:

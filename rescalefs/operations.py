@@ -116,6 +116,8 @@ class Operations:
         self._numbers = count(1)
         self._handles: dict[int, Handle] = {}
         self._direct: dict[int, str] = {}  # the paths of those that are direct
+        self._paged: dict[int, str] = {}  # the paths of those that share the kernel's pages of a path
+        self._sharing: dict[str, tuple[Handle, ...]] = {}  # the same handles by path
         self._listings: dict[int, list[tuple[str, dict[str, int], bool]]] = {}
         self._opened: LRUCache[str, str] = LRUCache(_MAX_OPENED)
 
@@ -190,6 +192,9 @@ class Operations:
 
     def _stat(self, path: str, attributes: Attributes) -> dict[str, int]:
         mode, size, modified_ns = attributes
+        # The kernel ends reads through its pages at this size: not before the end of what somebody has open.
+        if path in self._sharing:
+            size = max(size, *(handle.size for handle in self._sharing.get(path, ())))
         return {
             "st_mode": mode,
             "st_ino": inode_of(path),
@@ -235,7 +240,10 @@ class Operations:
         with self._lock:
             fi.fh = number = next(self._numbers)
             self._handles[number] = handle
-            if handle.is_direct:
+            # All who have a path open share the kernel's pages of it; other bytes than theirs must go past these.
+            sharing = self._sharing.get(path, ())
+            is_direct = handle.is_direct or any(other.identity != handle.identity for other in sharing)
+            if is_direct:
                 # A private map of it fills pages all the same, with what it is now.
                 self._direct[number] = path
                 self._opened.pop(path, None)
@@ -245,7 +253,9 @@ class Operations:
                 is_same = self._opened.get(path) == handle.identity and path not in self._direct.values()
                 fi.keep_cache = int(is_same)
                 self._opened[path] = handle.identity
-        fi.direct_io = int(handle.is_direct)
+                self._paged[number] = path
+                self._sharing[path] = (*sharing, handle)
+        fi.direct_io = int(is_direct)
         return 0
 
     def read(self, path: str, size: int, offset: int, fi: Any) -> bytes:
@@ -274,6 +284,10 @@ class Operations:
         with self._lock:
             handle = self._handles.pop(fi.fh, None)
             self._opened.pop(self._direct.pop(fi.fh, ""), None)
+            if (paged := self._paged.pop(fi.fh, None)) is not None:
+                self._sharing[paged] = tuple(other for other in self._sharing[paged] if other is not handle)
+                if not self._sharing[paged]:
+                    del self._sharing[paged]
         if handle is not None:
             handle.close()
         return 0

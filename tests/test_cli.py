@@ -289,3 +289,10 @@ def test_the_demo_ends_with_ctrl_c(home: Path) -> None:
         process.kill()
         process.communicate()
     assert os.listdir(home / "rescale") == []
+
+
+def test_what_is_not_in_a_mount_is_not_refreshed(tmp_path: Path) -> None:
+    """A path elsewhere is one sentence."""
+    code, sentence = failure(rescalefs(tmp_path, "refresh", str(tmp_path)))
+
+    assert (code, "is not in a mount" in sentence) == (7, True)

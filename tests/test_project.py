@@ -34,7 +34,7 @@ ROWS = [
     {"nodes"},
     {"ahead", "control", "ending", "events", "generated", "tables", "waiting"},
     {"catalog", "follow", "content"},
-    {"listings"},
+    {"listings", "finality", "sweeps"},
     {"packed"},
     {"tailing", "tree"},
     {"client"},
