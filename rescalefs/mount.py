@@ -39,6 +39,7 @@ from rescalefs.namespace import Namespace, Rooms
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
+from rescalefs.sweeps import Sweeps
 from rescalefs.system import raise_descriptor_limit
 from rescalefs.transport import Transport
 
@@ -48,10 +49,14 @@ log = logging.getLogger(__name__)
 METADATA_THREADS = 16
 # Live files fetched side by side; the budget for them is 2 a second.
 LIVE_THREADS = 8
+# Jobs whose runs are listed all at once.
+SWEEP_THREADS = 2
 # How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
 LIVE_SHARE = 0.25
 # Each of them has a descriptor: they may take one in so many of those that the process may have.
 _LIVE_DESCRIPTORS = 4
+# Where listings are kept, in the cache directory.
+LISTINGS = "listings"
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
@@ -60,7 +65,7 @@ _SIGNALS = {*_QUIT, signal.SIGHUP, signal.SIGUSR1}
 
 def listings_directory(settings: Settings) -> Path:
     """Return where listings are kept."""
-    return settings.cache_directory / "listings"
+    return settings.cache_directory / LISTINGS
 
 
 def account_name(origin: str, owner: str) -> str:
@@ -86,6 +91,8 @@ class Mount:
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
+        # Half of the time: a caller that has waited in vain lists its own run with what is left.
+        self._sweep_loader = Loader("sweeps", SWEEP_THREADS, deadline_s / 2)
         listings = Listings(kept, name)
         events = Events()
         self.catalog = Catalog(
@@ -93,6 +100,7 @@ class Mount:
             self._loader,
             deadline_s=deadline_s,
             listings=listings,
+            sweeps=Sweeps(self._client, self._sweep_loader, deadline_s=deadline_s / 2, clock=time.monotonic),
             followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
             seen=events.seen,
         )
@@ -134,6 +142,7 @@ class Mount:
         self._client.start()
         self._loader.start()
         self._live_loader.start()
+        self._sweep_loader.start()
         self._engine.start()
         self._ahead.start()
 
@@ -142,6 +151,7 @@ class Mount:
         self._reach.close()
         self._loader.close()
         self._live_loader.close()
+        self._sweep_loader.close()
         self._ahead.close()
         self._engine.close()
         self._client.close()
@@ -154,7 +164,8 @@ class Mount:
         yield dump.process()
         yield f"status {self._reach.status}"
         yield from (f"{name} {value}" for name, value in self._stats().items())
-        yield from (f"asking: {what}" for loader in (self._loader, self._live_loader) for what in loader.in_flight)
+        loaders = self._loader, self._live_loader, self._sweep_loader
+        yield from (f"asking: {what}" for loader in loaders for what in loader.in_flight)
         yield from map(str, self._engine.open_contents())
 
     def _stats(self) -> Mapping[str, object]:

@@ -60,7 +60,7 @@ def access(emulator: Emulator, **more: str) -> dict[str, str]:
 def test_help_of_every_command_shows_an_example(home: Path) -> None:
     """Each command's --help has a line to copy."""
     listed = rescalefs(home, "--help").stdout
-    for command in ("mount", "umount", "wait", "refresh", "demo", "emulator"):
+    for command in (*("mount", "umount", "refresh", "status", "warm", "wait", "cache", "doctor", "demo", "emulator"),):
         assert command in listed
         assert "rescalefs " in rescalefs(home, command, "--help").stdout.split("Usage:")[1].split("\n", 1)[1]
 

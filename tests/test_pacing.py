@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from rescalefs.budget import JOBS, Budget, Priority, Turn
+import pytest
+
+from rescalefs.budget import CONTENTS, JOBS, Budget, Priority, Rate, Turn
 from rescalefs.client import Client
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
+from rescalefs.content.flight import OnItsWay
 from rescalefs.credentials import Key
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
@@ -18,7 +23,9 @@ from rescalefs.emulator.world import Run
 from rescalefs.kept import Kept
 from rescalefs.listings import RATES_TRUSTED_S, keep_rates, recall_rates
 from rescalefs.transport import Transport
-from tests.conftest import wait_for
+from tests.conftest import Mounted, wait_for
+from tests.raw_server import RawServer, reply
+from tests.stack import budget_on
 from tests.test_cli import rescalefs
 from tests.test_content import SMALL, Source, Stream, remote
 
@@ -64,6 +71,36 @@ def test_each_request_knows_how_urgent_it_is(emulator: Emulator, run: Run, live:
     assert budget.priorities == list(ask.values())
 
 
+def test_requests_that_are_throttled_together_halve_the_rate_once() -> None:
+    """Eight streams that meet the limit at once find the rate at a half, not at its floor, and all succeed then."""
+    clock = ManualClock()
+    budget = budget_on(clock, {CONTENTS: Rate(64, 64)})
+    all_sent = threading.Barrier(8)
+    throttled: list[str] = []
+
+    def answer(head: str) -> bytes:
+        if len(throttled) >= 8:
+            return reply(200, b"data")
+        throttled.append(head)
+        all_sent.wait(20)
+        return reply(429, Retry_After="3")
+
+    with (
+        RawServer(answer) as server,
+        closing(
+            Transport(server.origin, Key(lambda: "k", "a test"), budget, clock=clock.now, sleep=clock.advance)
+        ) as to,
+        closing(Client(to)) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        at = clock.now() + LONG_S
+        transfers = list(pool.map(lambda _: client.contents("f", 0, None, deadline_at=at), range(8)))
+        for transfer in transfers:
+            transfer.close()
+        assert len(server.heads) == 16
+    assert 32 <= budget.rates[CONTENTS] < 33
+
+
 class Waiting(Source):
     """Lets its answers wait, as a budget that is used up does, and notes how urgent they are."""
 
@@ -88,13 +125,16 @@ def test_a_file_ahead_becomes_urgent_when_its_reader_comes(tmp_path: Path) -> No
         assert engine.prefetch(file)
         wait_for(lambda: bool(source.turns), 20, lambda: "nothing was asked")
         assert source.turns[0].priority is Priority.AHEAD
+        assert engine.transfers() == [OnItsWay(file, 0, file.size, 0, is_urgent=False)]
 
         read: list[bytes] = []
         reader = threading.Thread(target=lambda: read.append(engine.open(file).read(0, len(SMALL))))
         reader.start()
         wait_for(lambda: source.turns[0].priority is Priority.READ, 20, lambda: "nobody hurried")
+        assert engine.transfers() == [OnItsWay(file, 0, file.size, 0, is_urgent=True)]
         source.may_go.set()
         reader.join(20)
+        assert engine.transfers() == []
     assert read == [SMALL]
     assert len(source.turns) == 1
 
@@ -112,6 +152,31 @@ def test_rates_are_remembered_for_a_day_and_for_their_account(tmp_path: Path) ->
         ("eu someone", clock.now()),
     ):
         assert recall_rates(kept, account, now_s) == {}
+
+
+@pytest.mark.mount
+def test_transfers_tell_what_is_on_its_way(run: Run, mounted: Mounted, emulator: Emulator) -> None:
+    """A line for each range: file, how much has come, that somebody waits, and the path on one line."""
+    file = run.add_file("case/new\nline", b"x" * 3_000_000)
+    emulator.faults.add(endpoint="contents", stall_after=1_000_000, times=1)
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the mount ends before the bytes come
+            (mounted.jobs / "AbCdE/runs/1/case/new\nline").read_bytes()
+
+    reader = threading.Thread(target=read)
+    assert (mounted.path / ".rescale/transfers").read_bytes() == b""
+    reader.start()
+    lines: list[str] = []
+
+    def is_told() -> bool:
+        lines[:] = (mounted.path / ".rescale/transfers").read_text().splitlines()
+        return bool(lines)
+
+    wait_for(is_told, 20, lambda: "nothing is on its way")
+    assert lines == [f"{file.id} 0-3000000 0 read case/new\\nline"]  # a small file comes whole, or not at all
+    mounted.unmount()
+    reader.join(20)
 
 
 def test_a_rate_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:

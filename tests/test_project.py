@@ -23,7 +23,7 @@ PACKAGE = ROOT / "rescalefs"
 ROWS = [
     {"__main__"},
     {"cli"},
-    {"wait_command"},
+    {"cache_command", "doctor_command", "status_command", "wait_command", "warm_command"},
     {"terminal"},
     {"demo"},
     {"mount"},
@@ -34,7 +34,7 @@ ROWS = [
     {"nodes"},
     {"ahead", "control", "ending", "events", "generated", "tables", "waiting"},
     {"catalog", "follow", "content"},
-    {"listings"},
+    {"listings", "finality", "sweeps"},
     {"packed"},
     {"tailing", "tree"},
     {"client"},

@@ -24,7 +24,7 @@ from cachetools import LRUCache
 
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.fetching import ContentSource, Fetcher
-from rescalefs.content.flight import WHOLE_BYTES, Content, Wait
+from rescalefs.content.flight import WHOLE_BYTES, Content, OnItsWay, Wait
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, segments_of
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Job, Streams
@@ -134,12 +134,7 @@ class ContentEngine:
         self._streams.close()
         self._verifier.close()
         for content in self.open_contents():
-            with content.lock:
-                for fetch in content.fetches:
-                    fetch.is_unwanted = True
-                content.wake(0, content.size, Unavailable("the mount is closing"))
-            if content.check is not None:
-                content.check.idle.set()
+            content.abandon(Unavailable("the mount is closing"))
         self._cache.close()
 
     def open(self, file: RemoteFile) -> ContentHandle:
@@ -180,6 +175,10 @@ class ContentEngine:
                 self._unread.pop(identity, None)
         handle.close()
         return False
+
+    def transfers(self) -> list[OnItsWay]:
+        """Return what is on its way now."""
+        return [each for content in self.open_contents() for each in content.on_its_way()]
 
     def release(self, content: Content) -> None:
         """Forget a handle."""
