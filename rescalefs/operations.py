@@ -193,8 +193,8 @@ class Operations:
     def _stat(self, path: str, attributes: Attributes) -> dict[str, int]:
         mode, size, modified_ns = attributes
         # The kernel ends reads through its pages at this size: not before the end of what somebody has open.
-        if path in self._sharing:
-            size = max(size, *(handle.size for handle in self._sharing.get(path, ())))
+        if sharing := self._sharing.get(path):
+            size = max(size, *(handle.size for handle in sharing))
         return {
             "st_mode": mode,
             "st_ino": inode_of(path),
