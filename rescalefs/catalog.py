@@ -15,19 +15,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rescalefs.client import Client
 from rescalefs.errors import NotFound, Offline, RescaleError, Unavailable
 from rescalefs.kept import Kept
+from rescalefs.kernel import AGAIN_S, FINAL_S
 from rescalefs.known import FOR_EVER_S, Answer, Known
 from rescalefs.listings import Listings, is_same
 from rescalefs.loader import Loader
 from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run, Status
 from rescalefs.packed import PackedFiles, PackedTree, pack
 from rescalefs.timing import Clock
-from rescalefs.tree import Branch, LivePath, Tree, build_tree
+from rescalefs.tree import Branch, LivePath, Tree, build_tree, changed_kind
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,13 +77,24 @@ class RunView:
     root: Tree
     files: Collection[RemoteFile]
     same_since: float
+    steady_at: float = float("-inf")  # from when on nobody remembers what was shown in its place
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What was shown of a run: a final one's fingerprint, or the tree of another."""
+
+    fingerprint: int | None
+    root: Tree | None
+    steady_at: float
 
 
 class Catalog:
     """Answers questions about jobs, runs and files. Threads: any.
 
     *followed* tells the paths of a run's live files that somebody has open: these stay when the run ends.
-    *seen* is told of each new view of a run.
+    *seen* is told of each new view of a run. *changed* is called before a view is given that shows otherwise what was
+    to last, or a directory as a file; the kernel remembers such things.
 
     Every method may raise what `Client` raises, and DeadlineExceeded when the answer takes too long.
     """
@@ -95,6 +107,7 @@ class Catalog:
         deadline_s: float,
         followed: Callable[[str, str], Iterable[str]] = lambda _job_id, _run_id: (),
         seen: Callable[[RunView], None] = lambda _view: None,
+        changed: Callable[[], None] = lambda: None,
         listings: Listings | None = None,
         lifetimes: Lifetimes | None = None,
         clock: Clock = time.monotonic,
@@ -106,12 +119,14 @@ class Catalog:
         self._deadline_s = deadline_s
         self._followed = followed
         self._seen = seen
+        self._changed = changed
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
         self._wall_clock = wall_clock
         self._known = Known(clock, wall_clock)
-        self._lock = threading.Lock()  # guards the field below; nothing else is done under it
+        self._lock = threading.Lock()  # guards the fields below; nothing else is done under it
         self._last_views: dict[tuple[str, str], tuple[RunView, float]] = {}
+        self._shown: dict[tuple[str, str], _Shown] = {}
 
     # ---- jobs ----
 
@@ -275,8 +290,34 @@ class Catalog:
             return view
         state = self._state(job_id, run)
         what = f"the files of run {run_id} of job {job_id}"
-        view = self._ask(key, lambda: self._find_files(job_id, run, state), what)
+        view = self._ask(key, lambda: self._show(self._find_files(job_id, run, state)), what)
         return view
+
+    def is_steady(self, view: RunView) -> bool:
+        """Tell whether a view is final, and nobody can remember that the run showed anything else in this mount."""
+        return view.state is RunState.FINAL and self._clock() >= view.steady_at
+
+    def _show(self, answer: Answer) -> Answer:
+        """Compare a view with what was shown of the run before; return it with what comes of that."""
+        view: RunView = answer.value
+        key = (view.job_id, view.run.id)
+        is_final = view.state is RunState.FINAL
+        fingerprint = _fingerprint(view) if is_final else None
+        with self._lock:
+            before = self._shown.get(key)
+        steady_at, has_changed = float("-inf"), False
+        if before is not None and is_final and before.fingerprint == fingerprint:
+            steady_at = before.steady_at
+        elif before is not None and before.root is None:  # it was final, and believed for long
+            steady_at, has_changed = self._clock() + FINAL_S + AGAIN_S, True
+        elif before is not None and before.root is not None:
+            steady_at = max(before.steady_at, self._clock() + AGAIN_S)
+            has_changed = is_final or changed_kind(before.root, view.root)
+        with self._lock:
+            self._shown[key] = _Shown(fingerprint, None if is_final else view.root, steady_at)
+        if has_changed:
+            self._changed()
+        return answer._replace(value=replace(view, steady_at=steady_at))
 
     def is_current(self, view: RunView) -> bool:
         """Tell, asking nothing, whether a look at this final run would give this very view."""
@@ -385,6 +426,11 @@ class Catalog:
 
     def _deadline(self) -> float:
         return self._clock() + self._deadline_s
+
+
+def _fingerprint(view: RunView) -> int:
+    files = view.files
+    return files.fingerprint if isinstance(files, PackedFiles) else hash(tuple(files))
 
 
 def _is_of(view: RunView, run: Run) -> bool:

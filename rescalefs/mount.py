@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from rescalefs.ending import successor
 from rescalefs.events import Events
 from rescalefs.follow import Follower
 from rescalefs.kept import Kept
+from rescalefs.kernel import KernelMemory
 from rescalefs.listings import Listings
 from rescalefs.loader import Loader
 from rescalefs.namespace import Namespace, Rooms
@@ -69,6 +71,7 @@ class Mount:
     def __init__(self, settings: Settings, account: Account, owner: str) -> None:
         self._settings = settings
         deadline_s = settings.metadata_deadline_s
+        self.kernel = KernelMemory()
         self._reach = Reach()
         self._transport = Transport(account.origin, account.key, Budget(rates(os.environ)), reach=self._reach)
         self._client = Client(self._transport)
@@ -77,13 +80,14 @@ class Mount:
         name = account_name(account.origin, owner)
         listings = Listings(Kept(listings_directory(settings)), name)
         events = Events()
-        self.catalog = Catalog(
+        self._catalog = catalog = Catalog(
             self._client,
             self._loader,
             deadline_s=deadline_s,
             listings=listings,
             followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
             seen=events.seen,
+            changed=self.kernel.forget,
         )
         self._engine = ContentEngine(
             DiskCache(settings.cache_directory, settings.cache_bytes),
@@ -91,18 +95,19 @@ class Mount:
             account=name,
             deadline_s=settings.data_deadline_s,
             is_verified_first=settings.is_verified_first,
+            on_other_size=self.kernel.forget,
         )
         self._follower = Follower(
             self._client,
             self._live_loader,
             lambda: settings.cache_directory,
-            successor=successor(self.catalog, self._engine),
+            successor=successor(catalog, self._engine),
             max_bytes=settings.cache_bytes * LIVE_SHARE,
         )
-        controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s, record=events.add)
+        controls = Controls(self._client, catalog, self._loader, deadline_s=deadline_s, record=events.add)
         self._ahead = FilesAhead(self._engine)
         rooms = Rooms(
-            self.catalog,
+            catalog,
             self._engine,
             self._ahead,
             self._follower,
@@ -113,8 +118,10 @@ class Mount:
             lambda: self._reach.status,
             self._stats,
             {"origin": account.origin, **settings.public()},
+            self.refresh,
         )
         self.namespace = Namespace(rooms)
+        self.operations: Counter[str] = Counter()  # what the kernel asked, by name; threads may count at once
 
     def start(self) -> None:
         """Make the threads."""
@@ -134,11 +141,18 @@ class Mount:
         self._engine.close()
         self._client.close()
         self._transport.close()
+        self.kernel.close()  # last: what is in flight, and would keep it waiting, fails by now
+
+    def refresh(self, *ids: str) -> None:
+        """Ask Rescale again from now on: for everything, for a job, or for a run (job id and run id)."""
+        self._catalog.refresh(*ids)
+        self.kernel.forget()
 
     def _stats(self) -> Mapping[str, object]:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}
         return {
             **requests,
+            **{f"kernel.{name}": number for name, number in sorted(self.operations.items())},
             "throttled_s": round(self._transport.throttled_s, 1),
             **self._engine.stats(),
             **self._follower.stats(),
@@ -163,9 +177,11 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
 
     operations = Operations(
         mount.namespace,
+        mount.kernel,
         settings.cache_directory,
         metadata_deadline_s=settings.metadata_deadline_s,
         data_deadline_s=settings.data_deadline_s,
+        counts=mount.operations,
         on_start=started,
         on_stop=mount.close,
     )
@@ -191,7 +207,7 @@ def _take_signals(mount: Mount, end: End) -> None:
         number = signal.sigwait({*_QUIT, signal.SIGHUP})
         if number == signal.SIGHUP:
             log.info("SIGHUP: asking Rescale again from now on")
-            mount.catalog.refresh()
+            mount.refresh()
         else:
             log.info("%s: ending", signal.Signals(number).name)
             mount.close()

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import PurePosixPath
+from typing import overload
 
 from rescalefs import __version__, generated, tables
 from rescalefs.ahead import FilesAhead
@@ -34,6 +35,7 @@ from rescalefs.follow import Follower
 from rescalefs.models import Job, RemoteFile
 from rescalefs.names import MAX_NAME_BYTES, escape, with_id
 from rescalefs.nodes import (
+    Attributes,
     Directory,
     Entry,
     Fixed,
@@ -46,11 +48,13 @@ from rescalefs.nodes import (
     directory_attributes,
     refresh_file,
 )
-from rescalefs.outputs import EndingOutput, LiveOutput, OutputFile, output_attributes
+from rescalefs.outputs import FILE_MODE, EndingOutput, LiveOutput, OutputFile
 from rescalefs.tailing import LiveKey
-from rescalefs.tree import RESERVED, Leaf, LivePath, Tree
+from rescalefs.tree import RESERVED, Leaf, Line, LivePath, Tree
 
 ACTS = ("stop", "snapshot")
+# The names in the top directory below which there is what the kernel keeps for long.
+FINAL_BELOW = ("jobs",)
 # Directories of final runs that are found without going through those above them.
 _MAX_MET = 256
 # Job ids are short words of letters; what file managers and indexers probe for has dots, dashes or spaces.
@@ -72,6 +76,7 @@ class Rooms:
     status: Callable[[], str]
     stats: Callable[[], Mapping[str, object]]
     config: Mapping[str, object]
+    refresh: Callable[..., None]  # of all, a job (its id), or a run (both ids)
 
 
 class Namespace:
@@ -83,6 +88,15 @@ class Namespace:
         # No lock: each access is one step of a dictionary.
         self._met: dict[str, _Outputs] = {}
 
+    def attributes(self, path: str) -> Attributes:
+        """Return what stat tells of what is at *path*, without making a node of it where that is not needed.
+
+        Raises: as `node`.
+        """
+        above, _, name = path.rpartition("/")
+        met = self._current(above)
+        return met.attributes_of(name) if met is not None and name else self.node(path).attributes()
+
     def node(self, path: str) -> Node:
         """Return the node at *path*, which begins with "/" and is relative to the mount point.
 
@@ -92,11 +106,9 @@ class Namespace:
             NotADirectory: the path goes on below something that is none.
         """
         above, _, name = path.rpartition("/")
-        met = self._met.get(above)
+        met = self._current(above)
         if met is not None and name:
-            if met.is_current():
-                return met.child(name)
-            self._met.pop(above, None)
+            return met.child(name)
         node: Node = self._root
         parent: Node = node
         for name in path.split("/"):
@@ -112,6 +124,14 @@ class Namespace:
             self._met[above] = parent
         return node
 
+    def _current(self, path: str) -> _Outputs | None:
+        """Return the directory of a final run at *path*, if it was met and is what a new look would find."""
+        met = self._met.get(path)
+        if met is not None and not met.is_current():
+            self._met.pop(path, None)
+            return None
+        return met
+
 
 def _root(rooms: Rooms) -> Directory:
     def own() -> Node:
@@ -124,7 +144,7 @@ def _root(rooms: Rooms) -> Directory:
         return Fixed(
             {
                 **{name: _text(render, rooms.started_ns) for name, render in texts.items()},
-                "refresh": lambda: refresh_file(rooms.catalog.refresh, rooms.started_ns),
+                "refresh": lambda: refresh_file(rooms.refresh, rooms.started_ns),
             },
             modified_ns=rooms.started_ns,
         )
@@ -170,7 +190,7 @@ class _Jobs(Directory):
     def entries(self) -> Iterator[Entry]:
         for job in self._rooms.catalog.jobs().values():
             if _JOB_ID.fullmatch(job.id):
-                yield Entry(job.id, stat.S_IFDIR, directory_attributes(job.created_ns))
+                yield Entry(job.id, *directory_attributes(job.created_ns))
 
 
 class _ByName(Directory):
@@ -234,7 +254,7 @@ def _job(rooms: Rooms, job_id: str, created_ns: int) -> Directory:
             {
                 "job.json": _text(lambda: generated.job_json(catalog.job(job_id), catalog.status(job_id)), created_ns),
                 "status": _text(lambda: generated.word(catalog.status(job_id)), created_ns),
-                "refresh": lambda: refresh_file(lambda: catalog.refresh(job_id), created_ns),
+                "refresh": lambda: refresh_file(lambda: rooms.refresh(job_id), created_ns),
             },
             modified_ns=created_ns,
         )
@@ -262,9 +282,9 @@ class _Runs(Directory):
         runs = self._rooms.catalog.runs(self._job_id)
         for run in runs.values():
             modified_ns = run.completed_ns or run.started_ns or self.modified_ns
-            yield Entry(run.id, stat.S_IFDIR, directory_attributes(modified_ns))
+            yield Entry(run.id, *directory_attributes(modified_ns))
         if runs and "latest" not in runs:
-            yield Entry("latest", stat.S_IFLNK, self._latest().attributes())
+            yield self._latest().entry("latest")
 
     def _latest(self) -> Link:
         return Link(list(self._rooms.catalog.runs(self._job_id))[-1], self.modified_ns)
@@ -279,8 +299,19 @@ class _Outputs(Directory):
         self._branches = branches  # from the run's top directory to this one
         self._names = names  # those that lead here
         self._branch = branch = branches[-1]
-        run = view.run
-        self.modified_ns = branch.modified_ns or run.completed_ns or run.started_ns or 0
+        self._otherwise_ns = view.run.completed_ns or view.run.started_ns or 0
+        self.modified_ns = branch.modified_ns or self._otherwise_ns
+
+    def attributes(self) -> Attributes:
+        return directory_attributes(self.modified_ns, lasts=self._view.state is RunState.FINAL)
+
+    def attributes_of(self, name: str) -> Attributes:
+        line = self._branch.line(name) if self._view.state is RunState.FINAL and not self._followed() else None
+        if line is None:
+            return self.child(name).attributes()
+        _, mode, size, modified_ns, lasts = self._entry(line, is_followed=False)
+        assert size is not None  # nothing of a final run is live
+        return Attributes(mode, size, modified_ns, lasts)
 
     def child(self, name: str) -> Node:
         leaf = self._branch.entries.get(name)
@@ -288,15 +319,29 @@ class _Outputs(Directory):
             raise NotFound(f"no {name} here")
         return self._node(name, leaf)
 
-    def entries(self) -> Iterator[Entry]:
-        engine = self._rooms.engine
-        for name, leaf in self._branch.entries.items():
-            if isinstance(leaf, RemoteFile):
-                yield Entry(name, stat.S_IFREG, output_attributes(leaf, engine))
-            elif isinstance(leaf, LivePath):
-                yield Entry(name, stat.S_IFREG, None)  # its size takes a read, which a listing is not worth
-            else:
-                yield Entry(name, stat.S_IFDIR, self._node(name, leaf).attributes())
+    def entries(self) -> Iterable[Entry]:
+        entry = partial(self._entry, is_followed=self._followed())
+        is_final = self._view.state is RunState.FINAL
+        return _OutputEntries(self._branch, entry) if is_final else map(entry, self._branch.lines())
+
+    def _followed(self) -> bool:
+        """Tell whether somebody has a live file of the run open, which is not what is listed for it."""
+        return bool(self._rooms.follower.followed(self._view.job_id, self._view.run.id))
+
+    def _entry(self, line: Line, *, is_followed: bool) -> Entry:
+        """Return a line of this directory. A live file has no size: that takes a read, which a listing is not worth."""
+        name, is_directory, size, modified_ns = line
+        is_final = self._view.state is RunState.FINAL
+        if is_directory:
+            return Entry(name, *directory_attributes(modified_ns or self._otherwise_ns, lasts=is_final))
+        if size is None or is_followed:
+            return Entry(name, FILE_MODE)
+        if not self._rooms.engine.has_other_sizes:
+            return Entry(name, FILE_MODE, size, modified_ns, is_final)
+        file = self._branch.entries[name]
+        assert isinstance(file, RemoteFile)
+        shown = self._rooms.engine.size(file)
+        return Entry(name, FILE_MODE, shown, modified_ns, is_final and shown == size)
 
     def is_current(self) -> bool:
         """Tell whether this is a directory of a final run, and still what a new look would find."""
@@ -311,11 +356,31 @@ class _Outputs(Directory):
             return LiveOutput(key, follower)
         is_followed = follower.is_followed(key)
         opened = partial(self._rooms.ahead.opened, f"{view.job_id}/{view.run.id}", self._branches, names, leaf)
-        may_change = is_followed or view.state is not RunState.FINAL
+        may_change = is_followed or not self._rooms.catalog.is_steady(view)
         output = OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id, opened, may_change=may_change)
         if is_followed:
             return EndingOutput(key, follower, output, is_uploaded=leaf.is_uploaded)
         return output
+
+
+class _OutputEntries(Sequence[Entry]):
+    """The lines of one directory of a final run, made when they are asked for."""
+
+    def __init__(self, branch: Tree, entry: Callable[[Line], Entry]) -> None:
+        self._branch = branch
+        self._entry = entry
+
+    def __len__(self) -> int:
+        return len(self._branch.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        if isinstance(index, int):
+            return self[index : index + 1][0]
+        return [self._entry(line) for line in self._branch.lines(index.start or 0, index.stop)]
 
 
 class _Run(Directory):
@@ -339,12 +404,15 @@ class _Run(Directory):
             return self._act(name)
         return _Outputs(self._rooms, view, (view.root,)).child(name)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterable[Entry]:
         view = self._rooms.catalog.view(self._job_id, self._run_id)
-        yield from _Outputs(self._rooms, view, (view.root,)).entries()
+        outputs, acts = _Outputs(self._rooms, view, (view.root,)).entries(), self._acts(view)
+        return chain(outputs, self._listed_acts(view)) if acts else outputs
+
+    def _listed_acts(self, view: RunView) -> Iterator[Entry]:
         for act in self._acts(view):
             if act not in view.root.entries:
-                yield Entry(act, stat.S_IFREG, self._act(act).attributes())
+                yield self._act(act).entry(act)
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         catalog = self._rooms.catalog
@@ -378,7 +446,7 @@ class _Run(Directory):
             {
                 **{name: _text(render, self.modified_ns) for name, render in texts.items()},
                 "events": lambda: Growing(events, self.modified_ns),
-                "refresh": lambda: refresh_file(lambda: catalog.refresh(job_id, run_id), self.modified_ns),
+                "refresh": lambda: refresh_file(lambda: self._rooms.refresh(job_id, run_id), self.modified_ns),
                 **{act: lambda act=act: self._act(act) for act in ACTS},  # type: ignore[misc]
             },
             modified_ns=self.modified_ns,

@@ -13,18 +13,20 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-import xxhash
 from cachetools import LRUCache
+from xxhash import xxh3_64_intdigest
 
 from rescalefs import errors
+from rescalefs.kernel import Calls, KernelMemory
 from rescalefs.names import MAX_NAME_BYTES
 from rescalefs.namespace import Namespace
-from rescalefs.nodes import Attributes, Directory, File, Handle, Link
+from rescalefs.nodes import Attributes, Directory, Entry, File, Handle, Link
 from rescalefs.timing import within
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,9 @@ MAX_PARKED_READS = 512
 # Nodes whose last opened content is remembered, for the page cache rule.
 _MAX_OPENED = 100_000
 XATTR_PREFIX = "user.rescale."
-_BLOCK_BYTES = 512  # the unit of st_blocks
+# Of what readdir returns: as many as fit into the kernel's largest buffer, about.
+_LINES_AT_ONCE = 1024
+_DOTS = 2  # the entries "." and ".."
 _INODE_BITS = (1 << 63) - 1
 
 
@@ -82,7 +86,20 @@ def errno_of(error: BaseException) -> int:
 
 def inode_of(path: str) -> int:
     """Return the inode number of a path: 63 bits of a hash, so that it outlives remounts; never 0, nor the root's 1."""
-    return max(2, xxhash.xxh3_64_intdigest(path.encode(errors="surrogateescape")) & _INODE_BITS)
+    return max(2, xxh3_64_intdigest(path.encode(errors="surrogateescape")) & _INODE_BITS)
+
+
+# What stat tells: inode number, mode, size in bytes, time in nanoseconds since the epoch.
+Stat = tuple[int, int, int, int]
+# The same of an entry of a directory, after its name; without a size, the rest but inode number and kind is not told.
+Dirent = tuple[bytes, int, int, "int | None", int]
+
+
+class _Listing(NamedTuple):
+    path: str  # "" for the top directory
+    attributes: Attributes
+    entries: Sequence[Entry]
+    generation: int  # of the kernel's memory, when it was made
 
 
 class Operations:
@@ -96,26 +113,30 @@ class Operations:
     def __init__(
         self,
         namespace: Namespace,
+        kernel: KernelMemory,
         cache_directory: Path,
         *,
         metadata_deadline_s: float,
         data_deadline_s: float,
+        counts: Counter[str] | None = None,
         on_start: Callable[[], None] = lambda: None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._namespace = namespace
+        self._kernel = kernel
         self._cache_directory = cache_directory
         self._metadata_deadline_s = metadata_deadline_s
         self._data_deadline_s = data_deadline_s
+        self.counts = Counter() if counts is None else counts  # of operations, by name
         self._on_start = on_start
         self._on_stop = on_stop
-        self._owner = {"st_uid": os.getuid(), "st_gid": os.getgid()}
         self._parked = threading.BoundedSemaphore(MAX_PARKED_READS)
         self._lock = threading.Lock()  # guards the fields below; nothing but dictionary access is done under it
         self._numbers = count(1)
         self._handles: dict[int, Handle] = {}
+        self._paths: dict[int, str] = {}  # theirs
         self._direct: dict[int, str] = {}  # the paths of those that are direct
-        self._listings: dict[int, list[tuple[str, dict[str, int], bool]]] = {}
+        self._listings: dict[int, _Listing] = {}
         self._opened: LRUCache[str, str] = LRUCache(_MAX_OPENED)
 
     def deadline_s(self, name: str) -> float:
@@ -123,6 +144,14 @@ class Operations:
         return self._data_deadline_s if name in ("read", "readinto") else self._metadata_deadline_s
 
     # ---- life ----
+
+    def connect(self, calls: Calls) -> None:
+        """The library is there, and can tell the kernel what to forget."""
+        self._kernel.start(calls, self._paths_in_use)
+
+    def _paths_in_use(self) -> list[str]:
+        with self._lock:
+            return [*self._paths.values(), *(listing.path or "/" for listing in self._listings.values())]
 
     def init(self, path: str) -> None:
         """The kernel has connected: make the threads, in the process that stays."""
@@ -134,9 +163,13 @@ class Operations:
 
     # ---- looking ----
 
-    def getattr(self, path: str, fh: object = None) -> dict[str, int]:
-        """Return the attributes of a path."""
-        return self._stat(path, self._namespace.node(path).attributes())
+    def getattr(self, path: str, fh: object = None) -> Stat:
+        """Return what stat tells of a path."""
+        generation = self._kernel.generation
+        mode, size, modified_ns, lasts = self._namespace.attributes(path)
+        if not lasts or generation != self._kernel.generation:
+            self._kernel.told(path)
+        return inode_of(path), mode, size, modified_ns
 
     def readlink(self, path: str) -> str:
         """Return the target of a link."""
@@ -146,60 +179,53 @@ class Operations:
         return node.target
 
     def opendir(self, path: str) -> int:
-        """Read a whole directory, so that what readdir gives is one moment's, complete or an error."""
-        entries = self._list(path)
+        """Open a directory, so that what readdir gives is one moment's, complete or an error."""
+        generation = self._kernel.generation
+        node = self._namespace.node(path)
+        if not isinstance(node, Directory):
+            raise errors.NotADirectory(f"{path} is not a directory")
+        entries = node.entries()
+        if not isinstance(entries, Sequence):
+            entries = list(entries)
         with self._lock:
             number = next(self._numbers)
-            self._listings[number] = entries
+            self._listings[number] = _Listing(path.rstrip("/"), node.attributes(), entries, generation)
         return number
 
-    def readdir(self, path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
-        """Return all entries with what is known of them."""
-        return [(name, attributes, 0) for name, attributes, _ in self.listing(path, fh, 0)]
+    def readdir(self, path: str, fh: int, offset: int, *, has_attributes: bool) -> list[Dirent]:
+        """Return some entries, from number *offset* on; none at the end.
 
-    def listing(self, path: str, fh: int, offset: int) -> list[tuple[str, dict[str, int], bool]]:
-        """Return the entries from number *offset* on: name, attributes, and whether these are complete."""
+        With *has_attributes* the kernel takes what stat tells along, but no size where that is not known, or no
+        longer certain to be true; without, it looks at the name, inode number and kind alone.
+        """
         with self._lock:
-            entries = self._listings[fh]
-        return entries[offset:] if offset else entries
+            listing = self._listings[fh]
+        base, here, entries, generation = listing
+        lines: list[Dirent] = []
+        if offset == 0:
+            above = inode_of(os.path.dirname(base) or "/")
+            lines = [(b".", inode_of(base or "/"), here.mode, None, 0), (b"..", above, stat.S_IFDIR, None, 0)]
+        start = max(0, offset - _DOTS)
+        kernel, place = self._kernel, f"{base}/".encode(errors="surrogateescape")
+        is_certain = has_attributes and generation == kernel.generation
+        for name, mode, size, modified_ns, lasts in entries[start : start + _LINES_AT_ONCE - len(lines)]:
+            shown = name.encode(errors="surrogateescape")
+            inode = max(2, xxh3_64_intdigest(place + shown) & _INODE_BITS)
+            if not is_certain or size is None:
+                size = None
+            elif not lasts:
+                if kernel.has_room:
+                    kernel.told(f"{base}/{name}")
+                else:
+                    size = None
+            lines.append((shown, inode, mode, size, modified_ns))
+        return lines
 
     def releasedir(self, path: str, fh: int) -> int:
         """Drop an open directory."""
         with self._lock:
             self._listings.pop(fh, None)
         return 0
-
-    def _list(self, path: str) -> list[tuple[str, dict[str, int], bool]]:
-        node = self._namespace.node(path)
-        if not isinstance(node, Directory):
-            raise errors.NotADirectory(f"{path} is not a directory")
-        base = path.rstrip("/")
-        here = self._stat(path, node.attributes())
-        entries = [
-            (".", here, True),
-            ("..", {"st_mode": stat.S_IFDIR, "st_ino": inode_of(os.path.dirname(base) or "/")}, False),
-        ]
-        for entry in node.entries():
-            below = f"{base}/{entry.name}"
-            if entry.attributes is None:
-                entries.append((entry.name, {"st_mode": entry.kind, "st_ino": inode_of(below)}, False))
-            else:
-                entries.append((entry.name, self._stat(below, entry.attributes), True))
-        return entries
-
-    def _stat(self, path: str, attributes: Attributes) -> dict[str, int]:
-        mode, size, modified_ns = attributes
-        return {
-            "st_mode": mode,
-            "st_ino": inode_of(path),
-            "st_nlink": 1,  # for a directory: "not counted", so that find looks into all of them
-            "st_size": size,
-            "st_blocks": -(-size // _BLOCK_BYTES),
-            "st_mtime": modified_ns,
-            "st_ctime": modified_ns,
-            "st_atime": modified_ns,
-            **self._owner,
-        }
 
     def statfs(self, path: str) -> dict[str, int]:
         """Tell of the disk that holds the cache, which is what fills up; never asks the network."""
@@ -234,7 +260,10 @@ class Operations:
         with self._lock:
             fi.fh = number = next(self._numbers)
             self._handles[number] = handle
-            if handle.is_direct:
+            self._paths[number] = path
+            # A size that the kernel may have of what was here before would end reads through its page cache too early.
+            is_direct = handle.is_direct or self._kernel.is_unsure(path)
+            if is_direct:
                 # A private map of it fills pages all the same, with what it is now.
                 self._direct[number] = path
                 self._opened.pop(path, None)
@@ -244,7 +273,7 @@ class Operations:
                 is_same = self._opened.get(path) == handle.identity and path not in self._direct.values()
                 fi.keep_cache = int(is_same)
                 self._opened[path] = handle.identity
-        fi.direct_io = int(handle.is_direct)
+        fi.direct_io = int(is_direct)
         return 0
 
     def read(self, path: str, size: int, offset: int, fi: Any) -> bytes:
@@ -272,6 +301,7 @@ class Operations:
         """Close a file."""
         with self._lock:
             handle = self._handles.pop(fi.fh, None)
+            self._paths.pop(fi.fh, None)
             self._opened.pop(self._direct.pop(fi.fh, ""), None)
         if handle is not None:
             handle.close()
@@ -301,7 +331,7 @@ class Operations:
 
 # What the bindings look for. Each one that is absent saves the kernel a question: without `flush` and `access`
 # an open takes 75 instead of 115 us. Locks are left to the kernel, which keeps them locally.
-_OWN = ("use_ns", "listing", "readinto", "deadline_s")
+_OWN = ("use_ns", "readinto", "deadline_s", "connect")
 OPERATIONS = tuple(name for name in vars(Operations) if not name.startswith("_") and name not in _OWN)
 
 
@@ -311,19 +341,27 @@ class Gate:
     use_ns = True
 
     def __init__(self, operations: Operations) -> None:
-        for name in (*OPERATIONS, "listing", "readinto"):
+        for name in (*OPERATIONS, "readinto"):
             if not hasattr(type(self), name):
-                setattr(self, name, guarded(name, getattr(operations, name), operations.deadline_s(name)))
+                operation, deadline_s = getattr(operations, name), operations.deadline_s(name)
+                setattr(self, name, guarded(name, operation, deadline_s, operations.counts))
 
 
-def guarded(name: str, operation: Callable[..., Any], deadline_s: float) -> Callable[..., Any]:
-    """Wrap one operation so that nothing but an OSError with a real errno can leave it, and that in time."""
+def guarded(
+    name: str, operation: Callable[..., Any], deadline_s: float, counts: Counter[str] | None = None
+) -> Callable[..., Any]:
+    """Wrap one operation so that nothing but an OSError with a real errno can leave it, and that in time.
 
-    def run(*args: Any) -> Any:
+    *counts* is how often each was asked, about: threads may count at once.
+    """
+    counts = Counter() if counts is None else counts
+
+    def run(*args: Any, **keywords: Any) -> Any:
         began = time.monotonic()
+        counts[name] += 1
         try:
             with within(deadline_s):
-                return operation(*args)
+                return operation(*args, **keywords)
         except BaseException as error:  # whatever it is, the binding must not see it
             code = errno_of(error)
             seconds = time.monotonic() - began

@@ -43,6 +43,7 @@ ROWS = [
     {
         "budget",
         "kept",
+        "kernel",
         "known",
         "names",
         "config",
@@ -52,6 +53,7 @@ ROWS = [
         "notify",
         "reach",
         "spool",
+        "stat_bytes",
         "system",
         "thread_state",
     },

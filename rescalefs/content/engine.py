@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -84,7 +84,10 @@ class ContentHandle:
 
 
 class ContentEngine:
-    """Reads final files through the cache. Threads: any; requests run on threads of its own."""
+    """Reads final files through the cache. Threads: any; requests run on threads of its own.
+
+    *on_other_size* is called when a file proves to have another size than it was listed with.
+    """
 
     def __init__(
         self,
@@ -95,8 +98,10 @@ class ContentEngine:
         deadline_s: float = 60.0,
         is_verified_first: bool = False,
         clock: Clock = time.monotonic,
+        on_other_size: Callable[[], None] = lambda: None,
     ) -> None:
         self._cache = cache
+        self._on_other_size = on_other_size
         self._account = account
         self._deadline_s = deadline_s
         self._is_verified_first = is_verified_first
@@ -191,6 +196,11 @@ class ContentEngine:
                 del self._contents[content.identity]
         if content.fetches:
             self._fetcher.drop_unwanted(content)
+
+    @property
+    def has_other_sizes(self) -> bool:
+        """Tell whether any file was listed with another size than it has."""
+        return bool(self._sizes)
 
     def size(self, file: RemoteFile) -> int:
         """Return the size to show: the listed one, or the one that the server has and the checksum confirmed."""
@@ -363,6 +373,7 @@ class ContentEngine:
                 log.warning("file %s (%s) has %d bytes, as its checksum confirms", file.id, file.path, file.size)
                 with self._lock:
                     self._sizes[file.id] = file.size
+                self._on_other_size()
         except RescaleError as error:
             log.error("file %s (%s) may have %d bytes: %s", file.id, file.path, file.size, error)
         finally:
