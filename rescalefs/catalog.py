@@ -21,14 +21,14 @@ from typing import Any, TypeVar
 from rescalefs.client import Client
 from rescalefs.errors import NotFound, Offline, RescaleError, Unavailable
 from rescalefs.kept import Kept
-from rescalefs.kernel import AGAIN_S, FINAL_S
-from rescalefs.known import FOR_EVER_S, Answer, Known
+from rescalefs.known import FOR_EVER_S, Answer, Known, Lifetimes
 from rescalefs.listings import Listings, is_same
 from rescalefs.loader import Loader
 from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run, Status
 from rescalefs.packed import PackedFiles, PackedTree, pack
+from rescalefs.shown import Changed, Shown
 from rescalefs.timing import Clock
-from rescalefs.tree import Branch, LivePath, Tree, build_tree, changed_kind
+from rescalefs.tree import Branch, LivePath, Tree, build_tree
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -53,21 +53,6 @@ class RunState(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lifetimes:
-    """Seconds for which an answer is used without asking again."""
-
-    jobs_s: float = 30.0  # the list of jobs, when somebody lists it
-    job_s: float = 3600.0  # that a job exists, when somebody goes through it
-    status_s: float = 10.0  # a job's status, and the runs of a job that is not over
-    runs_over_s: float = 3600.0  # the runs of a job that is over
-    runs_final_s: float = 86_400.0  # the same a day after the last one's end: this look confirms final runs
-    live_s: float = 10.0  # the names in a live run: each look runs a command on the user's cluster
-    settling_s: float = 15.0  # the outputs of a run that has just ended
-    miss_s: float = 30.0  # that there is no such job
-    offline_s: float = 2.0  # what is shown from disk because there is no network
-
-
-@dataclass(frozen=True, slots=True)
 class RunView:
     """One run as it was last seen: its object, its state and the tree of its files."""
 
@@ -80,21 +65,11 @@ class RunView:
     steady_at: float = float("-inf")  # from when on nobody remembers what was shown in its place
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """What was shown of a run: a final one's fingerprint, or the tree of another."""
-
-    fingerprint: int | None
-    root: Tree | None
-    steady_at: float
-
-
 class Catalog:
     """Answers questions about jobs, runs and files. Threads: any.
 
     *followed* tells the paths of a run's live files that somebody has open: these stay when the run ends.
-    *seen* is told of each new view of a run. *changed* is called before a view is given that shows otherwise what was
-    to last, or a directory as a file; the kernel remembers such things.
+    *seen* is told of each new view of a run, *changed* of one that shows otherwise what others may remember (`shown`).
 
     Every method may raise what `Client` raises, and DeadlineExceeded when the answer takes too long.
     """
@@ -107,7 +82,7 @@ class Catalog:
         deadline_s: float,
         followed: Callable[[str, str], Iterable[str]] = lambda _job_id, _run_id: (),
         seen: Callable[[RunView], None] = lambda _view: None,
-        changed: Callable[[], None] = lambda: None,
+        changed: Changed = lambda _job_id, _run_id, _replaced: None,
         listings: Listings | None = None,
         lifetimes: Lifetimes | None = None,
         clock: Clock = time.monotonic,
@@ -119,14 +94,13 @@ class Catalog:
         self._deadline_s = deadline_s
         self._followed = followed
         self._seen = seen
-        self._changed = changed
+        self._shown = Shown(changed, clock)
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
         self._wall_clock = wall_clock
         self._known = Known(clock, wall_clock)
-        self._lock = threading.Lock()  # guards the fields below; nothing else is done under it
+        self._lock = threading.Lock()  # guards the field below; nothing else is done under it
         self._last_views: dict[tuple[str, str], tuple[RunView, float]] = {}
-        self._shown: dict[tuple[str, str], _Shown] = {}
 
     # ---- jobs ----
 
@@ -300,23 +274,8 @@ class Catalog:
     def _show(self, answer: Answer) -> Answer:
         """Compare a view with what was shown of the run before; return it with what comes of that."""
         view: RunView = answer.value
-        key = (view.job_id, view.run.id)
-        is_final = view.state is RunState.FINAL
-        fingerprint = _fingerprint(view) if is_final else None
-        with self._lock:
-            before = self._shown.get(key)
-        steady_at, has_changed = float("-inf"), False
-        if before is not None and is_final and before.fingerprint == fingerprint:
-            steady_at = before.steady_at
-        elif before is not None and before.root is None:  # it was final, and believed for long
-            steady_at, has_changed = self._clock() + FINAL_S + AGAIN_S, True
-        elif before is not None and before.root is not None:
-            steady_at = max(before.steady_at, self._clock() + AGAIN_S)
-            has_changed = is_final or changed_kind(before.root, view.root)
-        with self._lock:
-            self._shown[key] = _Shown(fingerprint, None if is_final else view.root, steady_at)
-        if has_changed:
-            self._changed()
+        finals = view.files if view.state is RunState.FINAL else None
+        steady_at = self._shown.show((view.job_id, view.run.id), view.root, finals)
         return answer._replace(value=replace(view, steady_at=steady_at))
 
     def is_current(self, view: RunView) -> bool:
@@ -426,11 +385,6 @@ class Catalog:
 
     def _deadline(self) -> float:
         return self._clock() + self._deadline_s
-
-
-def _fingerprint(view: RunView) -> int:
-    files = view.files
-    return files.fingerprint if isinstance(files, PackedFiles) else hash(tuple(files))
 
 
 def _is_of(view: RunView, run: Run) -> bool:

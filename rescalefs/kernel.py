@@ -69,6 +69,7 @@ class KernelMemory:
         self._is_closed = False
         # How often everything was forgotten. An answer that was begun before the last time may not be kept for long.
         self.generation = 0
+        self._replaced: frozenset[str] = frozenset()
 
     def start(self, calls: Calls, in_use: Callable[[], Iterable[str]]) -> None:
         """Make the thread. *in_use* tells the open paths: their names stay, so their attributes are dropped."""
@@ -107,11 +108,22 @@ class KernelMemory:
         """Tell whether the kernel may still believe attributes of *path* that were told as what may change."""
         return path in self._due
 
-    def forget(self) -> None:
-        """Make the kernel forget everything, and wait until it has, though not for long."""
+    def is_replaced(self, path: str, generation: int) -> bool:
+        """Tell whether *path* has become a directory, or a file, since an answer was begun in *generation*.
+
+        The kernel takes an answer of another kind for an error, unless it looks the name up anew.
+        """
+        return generation != self.generation and path in self._replaced
+
+    def forget(self, replaced: Iterable[str] = ()) -> None:
+        """Make the kernel forget everything, and wait until it has, though not for long.
+
+        *replaced* are paths where a file was, and a directory is now, or the other way round.
+        """
         done = threading.Event()
         with self._changed:
             self.generation += 1
+            self._replaced = frozenset(replaced)
             if self._calls is None or self._is_closed:
                 return
             self._waiting.append(done)

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -36,10 +36,11 @@ from rescalefs.kept import Kept
 from rescalefs.kernel import KernelMemory
 from rescalefs.listings import Listings
 from rescalefs.loader import Loader
-from rescalefs.namespace import Namespace, Rooms
+from rescalefs.namespace import Namespace, run_place
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
+from rescalefs.rooms import Rooms
 from rescalefs.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Mount:
             listings=listings,
             followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
             seen=events.seen,
-            changed=self.kernel.forget,
+            changed=self._forget,
         )
         self._engine = ContentEngine(
             DiskCache(settings.cache_directory, settings.cache_bytes),
@@ -147,6 +148,10 @@ class Mount:
         """Ask Rescale again from now on: for everything, for a job, or for a run (job id and run id)."""
         self._catalog.refresh(*ids)
         self.kernel.forget()
+
+    def _forget(self, job_id: str, run_id: str, replaced: Iterable[str]) -> None:
+        """A run is shown otherwise than before, some names as files that were directories or the other way round."""
+        self.kernel.forget(f"{run_place(job_id, run_id)}/{name}" for name in replaced)
 
     def _stats(self) -> Mapping[str, object]:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}

@@ -17,22 +17,15 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import PurePosixPath
-from typing import overload
 
 from rescalefs import __version__, generated, tables
-from rescalefs.ahead import FilesAhead
 from rescalefs.catalog import Catalog, RunState, RunView
-from rescalefs.content.engine import ContentEngine
-from rescalefs.control import ActKey, Controls
+from rescalefs.control import ActKey
 from rescalefs.errors import NameTooLong, NotADirectory, NotFound, RescaleError
-from rescalefs.events import Events
-from rescalefs.follow import Follower
-from rescalefs.models import Job, RemoteFile
+from rescalefs.models import Job
 from rescalefs.names import MAX_NAME_BYTES, escape, with_id
 from rescalefs.nodes import (
     Attributes,
@@ -48,9 +41,9 @@ from rescalefs.nodes import (
     directory_attributes,
     refresh_file,
 )
-from rescalefs.outputs import FILE_MODE, EndingOutput, LiveOutput, OutputFile
-from rescalefs.tailing import LiveKey
-from rescalefs.tree import RESERVED, Leaf, Line, LivePath, Tree
+from rescalefs.output_directory import OutputDirectory
+from rescalefs.rooms import Rooms
+from rescalefs.tree import RESERVED
 
 ACTS = ("stop", "snapshot")
 # The names in the top directory below which there is what the kernel keeps for long.
@@ -61,24 +54,6 @@ _MAX_MET = 256
 _JOB_ID = re.compile(r"[A-Za-z0-9]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Rooms:
-    """The collaborators that nodes are made of."""
-
-    catalog: Catalog
-    engine: ContentEngine
-    ahead: FilesAhead
-    follower: Follower
-    controls: Controls
-    events: Events
-    is_read_only: bool
-    started_ns: int
-    status: Callable[[], str]
-    stats: Callable[[], Mapping[str, object]]
-    config: Mapping[str, object]
-    refresh: Callable[..., None]  # of all, a job (its id), or a run (both ids)
-
-
 class Namespace:
     """Finds the node at a path. Threads: any."""
 
@@ -86,7 +61,7 @@ class Namespace:
         self._root = _root(rooms)
         # Directories of final runs by path, as long as they are current: programs ask for one file after the other.
         # No lock: each access is one step of a dictionary.
-        self._met: dict[str, _Outputs] = {}
+        self._met: dict[str, OutputDirectory] = {}
 
     def attributes(self, path: str) -> Attributes:
         """Return what stat tells of what is at *path*, without making a node of it where that is not needed.
@@ -118,13 +93,13 @@ class Namespace:
                 if len(name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
                     raise NameTooLong(f"{path} has a name of more than {MAX_NAME_BYTES} bytes")
                 parent, node = node, node.child(name)
-        if isinstance(parent, _Outputs) and parent.is_current():
+        if isinstance(parent, OutputDirectory) and parent.is_current():
             if len(self._met) >= _MAX_MET:
                 self._met.clear()
             self._met[above] = parent
         return node
 
-    def _current(self, path: str) -> _Outputs | None:
+    def _current(self, path: str) -> OutputDirectory | None:
         """Return the directory of a final run at *path*, if it was met and is what a new look would find."""
         met = self._met.get(path)
         if met is not None and not met.is_current():
@@ -168,6 +143,11 @@ def refresh_path(path: PurePosixPath) -> PurePosixPath:
         case _:
             level = PurePosixPath()
     return level / RESERVED / "refresh"
+
+
+def run_place(job_id: str, run_id: str) -> str:
+    """Return the path of a run's directory."""
+    return f"/jobs/{job_id}/runs/{run_id}"
 
 
 def _text(render: Callable[[], bytes], modified_ns: int) -> Callable[[], Node]:
@@ -290,99 +270,6 @@ class _Runs(Directory):
         return Link(list(self._rooms.catalog.runs(self._job_id))[-1], self.modified_ns)
 
 
-class _Outputs(Directory):
-    """One directory of a run's files."""
-
-    def __init__(self, rooms: Rooms, view: RunView, branches: tuple[Tree, ...], names: tuple[str, ...] = ()) -> None:
-        self._rooms = rooms
-        self._view = view
-        self._branches = branches  # from the run's top directory to this one
-        self._names = names  # those that lead here
-        self._branch = branch = branches[-1]
-        self._otherwise_ns = view.run.completed_ns or view.run.started_ns or 0
-        self.modified_ns = branch.modified_ns or self._otherwise_ns
-
-    def attributes(self) -> Attributes:
-        return directory_attributes(self.modified_ns, lasts=self._view.state is RunState.FINAL)
-
-    def attributes_of(self, name: str) -> Attributes:
-        line = self._branch.line(name) if self._view.state is RunState.FINAL and not self._followed() else None
-        if line is None:
-            return self.child(name).attributes()
-        _, mode, size, modified_ns, lasts = self._entry(line, is_followed=False)
-        assert size is not None  # nothing of a final run is live
-        return Attributes(mode, size, modified_ns, lasts)
-
-    def child(self, name: str) -> Node:
-        leaf = self._branch.entries.get(name)
-        if leaf is None:
-            raise NotFound(f"no {name} here")
-        return self._node(name, leaf)
-
-    def entries(self) -> Iterable[Entry]:
-        entry = partial(self._entry, is_followed=self._followed())
-        is_final = self._view.state is RunState.FINAL
-        return _OutputEntries(self._branch, entry) if is_final else map(entry, self._branch.lines())
-
-    def _followed(self) -> bool:
-        """Tell whether somebody has a live file of the run open, which is not what is listed for it."""
-        return bool(self._rooms.follower.followed(self._view.job_id, self._view.run.id))
-
-    def _entry(self, line: Line, *, is_followed: bool) -> Entry:
-        """Return a line of this directory. A live file has no size: that takes a read, which a listing is not worth."""
-        name, is_directory, size, modified_ns = line
-        is_final = self._view.state is RunState.FINAL
-        if is_directory:
-            return Entry(name, *directory_attributes(modified_ns or self._otherwise_ns, lasts=is_final))
-        if size is None or is_followed:
-            return Entry(name, FILE_MODE)
-        if not self._rooms.engine.has_other_sizes:
-            return Entry(name, FILE_MODE, size, modified_ns, is_final)
-        file = self._branch.entries[name]
-        assert isinstance(file, RemoteFile)
-        shown = self._rooms.engine.size(file)
-        return Entry(name, FILE_MODE, shown, modified_ns, is_final and shown == size)
-
-    def is_current(self) -> bool:
-        """Tell whether this is a directory of a final run, and still what a new look would find."""
-        return self._view.state is RunState.FINAL and self._rooms.catalog.is_current(self._view)
-
-    def _node(self, name: str, leaf: Leaf | Tree) -> Node:
-        view, names = self._view, (*self._names, name)
-        if not isinstance(leaf, RemoteFile | LivePath):
-            return _Outputs(self._rooms, view, (*self._branches, leaf), names)
-        key, follower = LiveKey(view.job_id, view.run.id, leaf.path), self._rooms.follower
-        if isinstance(leaf, LivePath):
-            return LiveOutput(key, follower)
-        is_followed = follower.is_followed(key)
-        opened = partial(self._rooms.ahead.opened, f"{view.job_id}/{view.run.id}", self._branches, names, leaf)
-        may_change = is_followed or not self._rooms.catalog.is_steady(view)
-        output = OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id, opened, may_change=may_change)
-        if is_followed:
-            return EndingOutput(key, follower, output, is_uploaded=leaf.is_uploaded)
-        return output
-
-
-class _OutputEntries(Sequence[Entry]):
-    """The lines of one directory of a final run, made when they are asked for."""
-
-    def __init__(self, branch: Tree, entry: Callable[[Line], Entry]) -> None:
-        self._branch = branch
-        self._entry = entry
-
-    def __len__(self) -> int:
-        return len(self._branch.entries)
-
-    @overload
-    def __getitem__(self, index: int) -> Entry: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
-    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
-        if isinstance(index, int):
-            return self[index : index + 1][0]
-        return [self._entry(line) for line in self._branch.lines(index.start or 0, index.stop)]
-
-
 class _Run(Directory):
     """The top directory of one run: its outputs, its controls while it is live, and `.rescale`.
 
@@ -402,11 +289,11 @@ class _Run(Directory):
         view = self._rooms.catalog.view(self._job_id, self._run_id)
         if name not in view.root.entries and name in self._acts(view):
             return self._act(name)
-        return _Outputs(self._rooms, view, (view.root,)).child(name)
+        return OutputDirectory(self._rooms, view, (view.root,)).child(name)
 
     def entries(self) -> Iterable[Entry]:
         view = self._rooms.catalog.view(self._job_id, self._run_id)
-        outputs, acts = _Outputs(self._rooms, view, (view.root,)).entries(), self._acts(view)
+        outputs, acts = OutputDirectory(self._rooms, view, (view.root,)).entries(), self._acts(view)
         return chain(outputs, self._listed_acts(view)) if acts else outputs
 
     def _listed_acts(self, view: RunView) -> Iterator[Entry]:

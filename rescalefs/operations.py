@@ -26,7 +26,7 @@ from rescalefs import errors
 from rescalefs.kernel import Calls, KernelMemory
 from rescalefs.names import MAX_NAME_BYTES
 from rescalefs.namespace import Namespace
-from rescalefs.nodes import Attributes, Directory, Entry, File, Handle, Link
+from rescalefs.nodes import Attributes, Directory, Entry, File, Handle, Link, Node
 from rescalefs.timing import within
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ _LEVELS: Mapping[type[BaseException], int] = {
     errors.NoAttribute: logging.DEBUG,
     errors.NotSupported: logging.DEBUG,
     errors.Repeated: logging.DEBUG,
+    errors.Replaced: logging.DEBUG,
     errors.ReadOnly: logging.DEBUG,
     errors.BadCommand: logging.INFO,
     errors.NotPossibleNow: logging.INFO,
@@ -167,6 +168,7 @@ class Operations:
         """Return what stat tells of a path."""
         generation = self._kernel.generation
         mode, size, modified_ns, lasts = self._namespace.attributes(path)
+        self._check_kind(path, generation)
         if not lasts or generation != self._kernel.generation:
             self._kernel.told(path)
         return inode_of(path), mode, size, modified_ns
@@ -182,6 +184,7 @@ class Operations:
         """Open a directory, so that what readdir gives is one moment's, complete or an error."""
         generation = self._kernel.generation
         node = self._namespace.node(path)
+        self._check_kind(path, generation)
         if not isinstance(node, Directory):
             raise errors.NotADirectory(f"{path} is not a directory")
         entries = node.entries()
@@ -254,9 +257,11 @@ class Operations:
 
     def open(self, path: str, fi: Any) -> int:
         """Open a file, and tell the kernel how to cache it."""
-        node = self._file(path)
+        generation = self._kernel.generation
+        node = self._namespace.node(path)
+        self._check_kind(path, generation)
         is_writing = fi.flags & os.O_ACCMODE != os.O_RDONLY
-        handle = node.open(is_writing)
+        handle = self._file(node, path).open(is_writing)
         with self._lock:
             fi.fh = number = next(self._numbers)
             self._handles[number] = handle
@@ -309,11 +314,16 @@ class Operations:
 
     def truncate(self, path: str, length: int, fh: object = None) -> int:
         """Accept the truncation that a shell sends before a command; refuse any other."""
-        self._file(path).truncate()
+        self._file(self._namespace.node(path), path).truncate()
         return 0
 
-    def _file(self, path: str) -> File:
-        node = self._namespace.node(path)
+    def _check_kind(self, path: str, generation: int) -> None:
+        """Let the kernel look the path up anew, as it does when it hears that what it has is stale."""
+        if self._kernel.is_replaced(path, generation):
+            raise errors.Replaced(f"{path} is of another kind now")
+
+    @staticmethod
+    def _file(node: Node, path: str) -> File:
         if isinstance(node, Directory):
             raise errors.IsADirectory(f"{path} is a directory")
         if not isinstance(node, File):

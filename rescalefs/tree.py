@@ -90,18 +90,17 @@ def _line(name: str, entry: Leaf | Branch) -> Line:
     return (name, True, 0, entry.modified_ns) if isinstance(entry, Branch) else (name, False, None, 0)
 
 
-def changed_kind(one: Tree, other: Tree) -> bool:
-    """Tell whether a name that both trees have is a file in one and a directory in the other."""
+def changed_kinds(one: Tree, other: Tree, place: str = "") -> Iterator[str]:
+    """Yield the shown paths that both trees have, as a file in one and as a directory in the other."""
     for name, entry in one.entries.items():
         now = other.entries.get(name)
         if now is None:
             continue
         is_file, is_file_now = isinstance(entry, Leaf), isinstance(now, Leaf)
         if is_file != is_file_now:
-            return True
-        if not isinstance(entry, Leaf) and not isinstance(now, Leaf) and changed_kind(entry, now):
-            return True
-    return False
+            yield place + name
+        elif not isinstance(entry, Leaf) and not isinstance(now, Leaf):
+            yield from changed_kinds(entry, now, f"{place}{name}/")
 
 
 def build_tree(files: Iterable[RemoteFile], live_paths: Iterable[str] = ()) -> Branch:

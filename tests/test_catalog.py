@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from rescalefs.catalog import SETTLED_AFTER_S, Catalog, Lifetimes, RunState
+from rescalefs.catalog import SETTLED_AFTER_S, Catalog, RunState
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from rescalefs.errors import NotFound, Unavailable
+from rescalefs.known import Lifetimes
 from rescalefs.loader import Loader
 from tests.conftest import Cost
 from tests.stack import catalog_of, paths

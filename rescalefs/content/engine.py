@@ -84,10 +84,7 @@ class ContentHandle:
 
 
 class ContentEngine:
-    """Reads final files through the cache. Threads: any; requests run on threads of its own.
-
-    *on_other_size* is called when a file proves to have another size than it was listed with.
-    """
+    """Reads final files through the cache. Threads: any; requests run on threads of its own."""
 
     def __init__(
         self,
@@ -101,7 +98,7 @@ class ContentEngine:
         on_other_size: Callable[[], None] = lambda: None,
     ) -> None:
         self._cache = cache
-        self._on_other_size = on_other_size
+        self._on_other_size = on_other_size  # called when a file proves to have another size than listed
         self._account = account
         self._deadline_s = deadline_s
         self._is_verified_first = is_verified_first
@@ -121,7 +118,7 @@ class ContentEngine:
         self._judging = threading.Lock()  # taken before all others: a mismatch counts once
         self._lock = threading.Lock()  # guards the four below and the users of contents; nothing else is done under it
         self._contents: dict[str, Content] = {}
-        self._sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
+        self.other_sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
         self._generations: Counter[str] = Counter()  # how often contents proved to be wrong
         self._unread: LRUCache[str, None] = LRUCache(_MAX_UNREAD)  # contents fetched ahead that nobody has opened yet
         self._counts: Counter[str] = Counter()  # approximate: threads may count at once
@@ -197,14 +194,9 @@ class ContentEngine:
         if content.fetches:
             self._fetcher.drop_unwanted(content)
 
-    @property
-    def has_other_sizes(self) -> bool:
-        """Tell whether any file was listed with another size than it has."""
-        return bool(self._sizes)
-
     def size(self, file: RemoteFile) -> int:
         """Return the size to show: the listed one, or the one that the server has and the checksum confirmed."""
-        return self._sizes.get(file.id, file.size)
+        return self.other_sizes.get(file.id, file.size)
 
     def state(self, file: RemoteFile) -> str:
         """Return how much of a file is here: remote, partial, cached or verified."""
@@ -360,7 +352,7 @@ class ContentEngine:
 
     def _try_other_size(self, content: Content, size: int) -> None:
         """Find out whether the server's size is right, if a checksum can tell; who has the file open gets an error."""
-        if content.file.digest is not None and content.file.id not in self._sizes:
+        if content.file.digest is not None and content.file.id not in self.other_sizes:
             self._streams.submit(Job(is_urgent=True), partial(self._confirm, replace(content.file, size=size)))
 
     def _confirm(self, file: RemoteFile) -> None:
@@ -372,7 +364,7 @@ class ContentEngine:
             if handle.content.check is None or handle.content.check.verdict:
                 log.warning("file %s (%s) has %d bytes, as its checksum confirms", file.id, file.path, file.size)
                 with self._lock:
-                    self._sizes[file.id] = file.size
+                    self.other_sizes[file.id] = file.size
                 self._on_other_size()
         except RescaleError as error:
             log.error("file %s (%s) may have %d bytes: %s", file.id, file.path, file.size, error)
