@@ -339,6 +339,7 @@ def _address(function: Any) -> int:
 def _fuse2_class(module: ModuleType) -> Any:
     """Return fusepy's class with getattr and readdir of our own."""
     stat_bytes = StatBytes(module.c_stat)
+    kind = stat_bytes.kind
     # The library's function takes addresses; ctypes would make an object for each.
     fill_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64)
 
@@ -352,7 +353,7 @@ def _fuse2_class(module: ModuleType) -> Any:
             # Without numbers the library takes all of it at once, and asks no more.
             while lines := self.operations.readdir(where, handle, number, has_attributes=False):
                 for name, inode, mode, _size, _time in lines:
-                    if fill(buffer, name, stat_bytes(inode, mode, 0, 0), 0) != 0:
+                    if fill(buffer, name, kind(inode, mode), 0) != 0:
                         return 0
                 number += len(lines)
             return 0
@@ -363,6 +364,7 @@ def _fuse2_class(module: ModuleType) -> Any:
 def _fuse3_class(module: ModuleType) -> Any:
     """Return mfusepy's class with getattr and readdir of our own, which gives attributes: `ls -l` asks no more."""
     stat_bytes = StatBytes(module.c_stat)
+    kind = stat_bytes.kind
     fill_type = ctypes.CFUNCTYPE(
         *(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int)
     )
@@ -380,7 +382,7 @@ def _fuse3_class(module: ModuleType) -> Any:
                     number += 1
                     # A number makes the library take one buffer at a time; 3.14 ignores "plus" without.
                     if size is None:
-                        is_full = fill(buffer, name, stat_bytes(inode, mode, 0, 0), number, 0)
+                        is_full = fill(buffer, name, kind(inode, mode), number, 0)
                     else:
                         is_full = fill(buffer, name, stat_bytes(inode, mode, size, time), number, _FILL_DIR_PLUS)
                     if is_full:

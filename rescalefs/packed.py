@@ -26,6 +26,7 @@ _DIRECTORY = struct.Struct("<QQq")
 # Of a file: where its texts are, size, time, type, lengths of path, name, id and run id, checksum's algorithm, flags.
 # Of a directory: the same, its number in place of the size.
 _ENTRY = struct.Struct("<QqqIIHHHBB")
+_NAME = struct.Struct("<Q24xH")  # of both: where the texts are, the name's length
 _VERSION = b"rtr1"
 _IS_DIRECTORY, _IS_UPLOADED, _IS_DELETED, _HAS_PATH, _HAS_RUN = 1, 2, 4, 8, 16
 _ALGORITHMS = (("", 0), ("sha512", 64), ("sha256", 32), ("sha1", 20), ("md5", 16))
@@ -125,9 +126,13 @@ class PackedTree:
         at = self._heap_at + record[0]
         return bytes(self._view[at : at + record[5]])
 
+    def lines(self, first: int, count: int) -> Iterator[Line]:
+        """Yield entries as a listing needs them: nothing is made of them but their names."""
+        return map(self.line, self.records(first, count))
+
     def line(self, record: Record) -> Line:
-        """Return an entry as a listing needs it: nothing is made of it but its name."""
-        start, size, modified_ns, _, _, length, *_, flags = record
+        """Return an entry as a listing needs it."""
+        start, size, modified_ns, _, _, length, _, _, _, flags = record
         at = self._heap_at + start
         name = str(self._view[at : at + length], "utf-8")
         if flags & _IS_DIRECTORY:
@@ -137,14 +142,14 @@ class PackedTree:
     def find(self, name: str, first: int, count: int) -> Record | None:
         """Return the record of that name among *count* entries of one directory, by halving; None if there is none."""
         wanted = name.encode(errors="surrogatepass")
-        unpack, view, entries_at, heap_at = _ENTRY.unpack_from, self._view, self._entries_at, self._heap_at
+        unpack, view, entries_at, heap_at = _NAME.unpack_from, self._view, self._entries_at, self._heap_at
         low, high = first, first + count
         while low < high:  # the order of UTF-8 is that of its characters
             middle = (low + high) // 2
-            record: Record = unpack(view, entries_at + middle * _ENTRY.size)
-            at = heap_at + record[0]
-            found = bytes(view[at : at + record[5]])
+            start, length = unpack(view, entries_at + middle * _ENTRY.size)
+            found = view[heap_at + start : heap_at + start + length].tobytes()
             if found == wanted:
+                record: Record = _ENTRY.unpack_from(view, entries_at + middle * _ENTRY.size)
                 return record
             low, high = (middle + 1, high) if found < wanted else (low, middle)
         return None
@@ -204,7 +209,7 @@ class PackedBranch:
         """Return the entries from number *start* up to *stop*, as a listing needs them."""
         first, count, _ = self._tree.directory(self._number)
         start, stop, _ = slice(start, stop).indices(count)
-        return map(self._tree.line, self._tree.records(first + start, max(0, stop - start)))
+        return self._tree.lines(first + start, max(0, stop - start))
 
     def line(self, name: str) -> Line | None:
         """Return one entry as a listing needs it, None if there is none."""

@@ -50,6 +50,10 @@ class StatBytes:
         self._in_order = itemgetter(*(value for *_, value in sorted(places)))
         self._owner = (os.getuid(), os.getgid())
 
+    def kind(self, inode: int, mode: int) -> bytes:
+        """Return the bytes with nothing but what a plain listing tells."""
+        return self._pack(*self._in_order((inode, mode, 0, 0, 0, 0, 0, 0, 0)))
+
     def __call__(self, inode: int, mode: int, size: int, modified_ns: int) -> bytes:
         """Return the bytes; all three times are the one that is known."""
         uid, gid = self._owner
