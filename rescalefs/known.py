@@ -20,6 +20,17 @@ MAX_KNOWN = 10_000
 FOR_EVER_BYTES = 256 << 20
 FOR_EVER_S = float("inf")
 
+# What an answer is about: the kind, then the ids of job and run as far as it has them.
+Key = tuple[str, ...]
+
+
+class Answer(NamedTuple):
+    """A value, how long it holds, and how large it is if it holds for ever."""
+
+    value: Any
+    lifetime_s: float
+    size_bytes: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
@@ -34,18 +45,6 @@ class Lifetimes:
     settling_s: float = 15.0  # the outputs of a run that has just ended
     miss_s: float = 30.0  # that there is no such job
     offline_s: float = 2.0  # what is shown from disk because there is no network
-
-
-# What an answer is about: the kind, then the ids of job and run as far as it has them.
-Key = tuple[str, ...]
-
-
-class Answer(NamedTuple):
-    """A value, how long it holds, and how large it is if it holds for ever."""
-
-    value: Any
-    lifetime_s: float
-    size_bytes: int = 0
 
 
 class Known:
@@ -97,7 +96,12 @@ class Known:
                     self._drop(key)
 
     def is_trusted(self, confirmed_at_s: float, *ids: str) -> bool:
-        """Tell whether what was confirmed at that time is newer than all refreshes of what it is about."""
+        """Tell whether what was confirmed at that time is newer than all refreshes of what it is about.
+
+        What seems to come from the future was confirmed by a wrong clock: when, nobody knows.
+        """
+        if confirmed_at_s > self._wall_clock():
+            return False
         with self._lock:
             times = [at_s for level, at_s in self._refreshed.items() if level[: len(ids)] == ids[: len(level)]]
         return all(at_s < confirmed_at_s for at_s in times)

@@ -16,7 +16,8 @@ import requests
 from rescalefs import errors
 from rescalefs.kernel import KernelMemory
 from rescalefs.nodes import Attributes, Directory, Entry, File, Fixed, Handle, Node
-from rescalefs.operations import ERRNO, OPERATIONS, Gate, Operations, errno_of, inode_of
+from rescalefs.open_directory import inode_of
+from rescalefs.operations import ERRNO, OPERATIONS, Gate, Operations, errno_of
 from rescalefs.timing import patience_s
 
 
