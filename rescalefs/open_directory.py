@@ -1,10 +1,10 @@
-"""A directory that somebody has open, as readdir gives it: some entries at a time, of one moment, with inode numbers."""
+"""A directory that somebody has open, as readdir gives it: some entries at a time, all of one moment."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -36,7 +36,7 @@ class OpenDirectory(NamedTuple):
     generation: int  # of the kernel's memory, at that moment
 
     def dirents(
-        self, offset: int, kernel: KernelMemory, sharing: Container[str], *, has_attributes: bool
+        self, offset: int, kernel: KernelMemory, sharing: Mapping[str, object], *, has_attributes: bool
     ) -> list[Dirent]:
         """Return some entries, from number *offset* on; none at the end.
 

@@ -98,8 +98,7 @@ class ContentEngine:
         on_other_size: Callable[[], None] = lambda: None,  # a file proves to have another size than listed
     ) -> None:
         self._cache, self._on_other_size = cache, on_other_size
-        self._account = account
-        self._deadline_s = deadline_s
+        self._account, self._deadline_s = account, deadline_s
         self._is_verified_first = is_verified_first
         self._store = Store(cache)
         self._streams = Streams()
