@@ -153,9 +153,9 @@ class Operations:
         generation = self._kernel.generation
         mode, size, modified_ns, lasts = self._namespace.attributes(path)
         self._check_kind(path, generation)
-        if path in self._sharing:
+        if sharing := self._sharing.get(path):
             # The kernel ends reads through its pages at this size: not before the end of what somebody has open.
-            longest = max(size, *(handle.size for handle in self._sharing.get(path, ())))
+            longest = max(size, *(handle.size for handle in sharing))
             size, lasts = longest, lasts and longest == size
         if not lasts or generation != self._kernel.generation:
             self._kernel.told(path)

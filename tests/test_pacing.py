@@ -1,18 +1,16 @@
-"""Pacing through the layers: how urgent each request is, and what a mount tells and remembers of its budget."""
+"""Pacing through the layers: how urgent each request is, and which rates a mount begins with."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
-from rescalefs.budget import CONTENTS, JOBS, Budget, Priority, Rate, Turn
+from rescalefs.budget import CONTENTS, JOBS, Budget, Priority, Rate, Turn, parse_rate
 from rescalefs.client import Client
+from rescalefs.config import Settings
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
 from rescalefs.content.flight import OnItsWay
@@ -23,7 +21,7 @@ from rescalefs.emulator.world import Run
 from rescalefs.kept import Kept
 from rescalefs.listings import RATES_TRUSTED_S, keep_rates, recall_rates
 from rescalefs.transport import Transport
-from tests.conftest import Mounted, wait_for
+from tests.conftest import wait_for
 from tests.raw_server import RawServer, reply
 from tests.stack import budget_on
 from tests.test_cli import rescalefs
@@ -154,29 +152,11 @@ def test_rates_are_remembered_for_a_day_and_for_their_account(tmp_path: Path) ->
         assert recall_rates(kept, account, now_s) == {}
 
 
-@pytest.mark.mount
-def test_transfers_tell_what_is_on_its_way(run: Run, mounted: Mounted, emulator: Emulator) -> None:
-    """A line for each range: file, how much has come, that somebody waits, and the path on one line."""
-    file = run.add_file("case/new\nline", b"x" * 3_000_000)
-    emulator.faults.add(endpoint="contents", stall_after=1_000_000, times=1)
-
-    def read() -> None:
-        with contextlib.suppress(OSError):  # the mount ends before the bytes come
-            (mounted.jobs / "AbCdE/runs/1/case/new\nline").read_bytes()
-
-    reader = threading.Thread(target=read)
-    assert (mounted.path / ".rescale/transfers").read_bytes() == b""
-    reader.start()
-    lines: list[str] = []
-
-    def is_told() -> bool:
-        lines[:] = (mounted.path / ".rescale/transfers").read_text().splitlines()
-        return bool(lines)
-
-    wait_for(is_told, 20, lambda: "nothing is on its way")
-    assert lines == [f"{file.id} 0-3000000 0 read case/new\\nline"]  # a small file comes whole, or not at all
-    mounted.unmount()
-    reader.join(20)
+def test_chosen_rates_are_shown(tmp_path: Path) -> None:
+    """`.rescale/config` tells each as it may be written."""
+    settings = Settings(tmp_path, tmp_path, 0, rates={JOBS: Rate(8, 20), CONTENTS: Rate(0.5, 1)})
+    assert settings.public()["rate.jobs-usage"] == "8:20"
+    assert parse_rate(f"file-access={settings.public()['rate.file-access']}") == (CONTENTS, Rate(0.5, 1))
 
 
 def test_a_rate_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def test_swept_or_listed_one_by_one_a_job_is_the_same(
         {"rows": of_the_next_run},
         {"rows": of_other_sizes},
     ],
-    ids=str,
+    ids=["rows lost", "rows doubled", "count too high", "500", "no listing", "runs mixed up", "other sizes"],
 )
 def test_a_sweep_that_fails_or_does_not_agree_is_not_used(
     fault: dict[str, Any],

@@ -279,10 +279,9 @@ class ContentEngine:
             try:
                 if content.fetches:
                     self._fetcher.drop_unwanted(content)
-                # A look that finds a damaged block makes it a missing one, so what is missing is fetched after it.
+                self._fetcher.cover(content, cursor, offset, end)
                 if self._store.readinto(content.identity, offset, buffer, content.size):
                     return
-                self._fetcher.cover(content, cursor, offset, end)
                 left_s = patience_s(self._deadline_s - (time.monotonic() - began))
                 if self._is_closed:
                     raise Unavailable("the mount is closing")

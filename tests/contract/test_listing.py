@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rescalefs.emulator.server import Emulator
-from rescalefs.emulator.world import Run, World
+from rescalefs.emulator.world import Job, Run, World
 from tests.conftest import Mounted
 from tests.test_cli import rescalefs
 from tests.tools import FILES, errno_of, python, refresh, sh
@@ -66,6 +66,31 @@ def test_listing_a_final_run_again_costs_nothing(outputs: Path, emulator: Emulat
     assert sh("ls -lR .", outputs) == first
     assert sh("find . -type f", outputs).count("\n") == len(FILES)
     assert emulator.requests.total() == 0
+
+
+def job_of(world: World, runs: int, files: int) -> Job:
+    job = world.add_job()
+    for _ in range(runs):
+        run = job.add_run(finished=True)
+        for number in range(files):
+            run.add_file(f"case/{number}", b"")
+    return job
+
+
+def test_going_through_the_final_runs_of_a_job_costs_one_request_for_each_thousand_files(
+    world: World, mounted: Mounted, emulator: Emulator
+) -> None:
+    """And those of the first two runs."""
+    job = job_of(world, 30, 66)
+    assert sh("find . -type f | wc -l", mounted.jobs / job.id / "runs") == f"{30 * 66}\n"
+    assert (emulator.requests["run_files"], emulator.requests["job_files"]) == (2, 2)
+    assert emulator.requests.total() - 4 <= 3  # the job, its status, its runs
+
+
+def test_looking_into_one_run_of_a_job_costs_that_run_alone(world: World, mounted: Mounted, emulator: Emulator) -> None:
+    job = job_of(world, 30, 66)
+    assert sh("find . -type f | wc -l", mounted.jobs / job.id / "runs/17") == "66\n"
+    assert (emulator.requests["run_files"], emulator.requests["job_files"]) == (1, 0)
 
 
 def test_listing_a_live_run_reads_no_file(top: Path, emulator: Emulator) -> None:

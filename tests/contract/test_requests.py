@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -122,3 +124,30 @@ def test_rescale_stats_tells_the_present_rate_of_each_scope(
 
     for scope, rate in DEFAULT_RATES.items():
         assert stats[f"rate.{scope}"] >= rate.per_s
+
+
+def test_rescale_transfers_has_a_line_for_each_range_of_a_file_that_is_on_its_way(
+    run: Run, mount_of: Callable[..., Mounted], emulator: Emulator
+) -> None:
+    """File, range, how much has come, that somebody waits, and the path on one line."""
+    mounted = mount_of(emulator)
+    file = run.add_file("case/new\nline", distinct(run.job.id, 3_000_000))
+    emulator.faults.add(endpoint="contents", stall_after=1_000_000, times=1)
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the mount ends before the bytes come
+            (mounted.top(run) / "case/new\nline").read_bytes()
+
+    reader = threading.Thread(target=read)
+    assert (mounted.path / ".rescale/transfers").read_bytes() == b""
+    reader.start()
+    lines: list[str] = []
+
+    def is_told() -> bool:
+        lines[:] = (mounted.path / ".rescale/transfers").read_text().splitlines()
+        return bool(lines)
+
+    wait_for(is_told, 20, lambda: "nothing is on its way")
+    assert lines == [f"{file.id} 0-3000000 0 read case/new\\nline"]  # a small file comes whole, or not at all
+    mounted.unmount()
+    reader.join(20)
