@@ -22,10 +22,11 @@ _LENGTH_BYTES = 4
 
 
 class KeptRuns(NamedTuple):
-    """The runs of a job, and when they were last confirmed (seconds since the epoch)."""
+    """The runs of a job, when they were last confirmed (seconds since the epoch), and whether the job was over then."""
 
     runs: Mapping[str, Run]
     confirmed_at_s: float
+    is_over: bool
 
 
 class KeptTree(NamedTuple):
@@ -59,12 +60,16 @@ class Listings:
         found = self._kept.read(RUNS, (self._account, job_id))
         if found is None:
             return None
-        runs = {row["id"]: _run(row) for row in _rows(found.body)}
-        return KeptRuns(runs, found.confirmed_at_s)
+        known = json.loads(bytes(found.body))
+        if not isinstance(known, dict):  # as an earlier version kept them
+            return None
+        runs = {row["id"]: _run(row) for row in known["runs"]}
+        return KeptRuns(runs, found.confirmed_at_s, known["is_over"])
 
-    def keep_runs(self, job_id: str, runs: Iterable[Run]) -> None:
+    def keep_runs(self, job_id: str, runs: Iterable[Run], *, is_over: bool) -> None:
         """Keep the runs of a job."""
-        self._kept.write(RUNS, (self._account, job_id), _json([dataclasses.asdict(run) for run in runs]))
+        known = {"is_over": is_over, "runs": [dataclasses.asdict(run) for run in runs]}
+        self._kept.write(RUNS, (self._account, job_id), _json(known))
 
     def tree(self, job_id: str, run: Run) -> KeptTree | None:
         """Return a final run's files, if they were kept for a run that was just as *run* is."""

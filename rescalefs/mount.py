@@ -38,6 +38,7 @@ from rescalefs.namespace import Namespace, Rooms
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
+from rescalefs.timing import Clock
 from rescalefs.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -64,19 +65,36 @@ def account_name(origin: str, owner: str) -> str:
 
 
 class Mount:
-    """The rooms of one mount, wired together. Nothing runs before `start`."""
+    """The rooms of one mount, wired together. Nothing runs before `start`.
 
-    def __init__(self, settings: Settings, account: Account, owner: str) -> None:
+    Lifetimes and retries go by *clock*, dates by *wall_clock*. How long a caller is kept waiting is real time always.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        account: Account,
+        owner: str,
+        *,
+        clock: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._settings = settings
         deadline_s = settings.metadata_deadline_s
-        self._reach = Reach()
-        self._transport = Transport(account.origin, account.key, Budget(rates(os.environ)), reach=self._reach)
+
+        def wall_clock_ns() -> int:
+            return int(wall_clock() * 1e9)
+
+        self._reach = Reach(clock=clock, wall_clock=wall_clock)
+        budget = Budget(rates(os.environ), clock=clock, sleep=sleep)
+        self._transport = Transport(account.origin, account.key, budget, reach=self._reach, clock=clock, sleep=sleep)
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
         name = account_name(account.origin, owner)
-        listings = Listings(Kept(listings_directory(settings)), name)
-        events = Events()
+        listings = Listings(Kept(listings_directory(settings), wall_clock=wall_clock), name)
+        events = Events(wall_clock=wall_clock)
         self.catalog = Catalog(
             self._client,
             self._loader,
@@ -84,13 +102,16 @@ class Mount:
             listings=listings,
             followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
             seen=events.seen,
+            clock=clock,
+            wall_clock=wall_clock,
         )
         self._engine = ContentEngine(
-            DiskCache(settings.cache_directory, settings.cache_bytes),
+            DiskCache(settings.cache_directory, settings.cache_bytes, clock=clock),
             self._client,
             account=name,
             deadline_s=settings.data_deadline_s,
             is_verified_first=settings.is_verified_first,
+            clock=clock,
         )
         self._follower = Follower(
             self._client,
@@ -98,8 +119,18 @@ class Mount:
             lambda: settings.cache_directory,
             successor=successor(self.catalog, self._engine),
             max_bytes=settings.cache_bytes * LIVE_SHARE,
+            clock=clock,
+            wall_clock_ns=wall_clock_ns,
         )
-        controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s, record=events.add)
+        controls = Controls(
+            self._client,
+            self.catalog,
+            self._loader,
+            deadline_s=deadline_s,
+            record=events.add,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
         self._ahead = FilesAhead(self._engine)
         rooms = Rooms(
             self.catalog,
@@ -109,7 +140,7 @@ class Mount:
             controls,
             events,
             settings.is_read_only,
-            time.time_ns(),
+            wall_clock_ns(),
             lambda: self._reach.status,
             self._stats,
             {"origin": account.origin, **settings.public()},

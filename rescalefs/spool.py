@@ -17,6 +17,7 @@ class Spool:
     """
 
     def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, exist_ok=True)  # it may have been taken away, like everything that is only a cache
         self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115  # lives as long as the spool
         weakref.finalize(self, self._file.close)
         self.size = 0
