@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
-from rescalefs.budget import CONTENTS, JOBS, RUNS
+from rescalefs.budget import CONTENTS, JOBS, RUNS, Priority, Turn
 from rescalefs.errors import Corrupt, NotFound, Refused, Unavailable
 from rescalefs.models import Job, RemoteFile, Run, Status
 from rescalefs.transfer import Transfer
@@ -110,6 +110,18 @@ class Client:
         )
         return [file for file in rows if not file.is_deleted]
 
+    def job_files(self, job_id: str, deadline_at: float) -> list[RemoteFile]:
+        """Return the output files of all runs of a job, deleted ones left out, from one read of its pages.
+
+        Raises:
+            Corrupt: the pages do not agree with each other.
+        """
+        path = f"jobs/{_segment(job_id)}/files/"
+        rows = self._listing(
+            "job_files", JOBS, path, FILES_PAGE, deadline_at, RemoteFile.from_api, lambda file: file.id, attempts=1
+        )
+        return [file for file in rows if not file.is_deleted]
+
     def live_paths(self, job_id: str, run_id: str, deadline_at: float) -> list[str]:
         """Return the paths of the files in a live run's working directory.
 
@@ -125,13 +137,16 @@ class Client:
             raise Corrupt(f"the live view of run {run_id} of job {job_id} has entries without a path")
         return [path for path in paths if path is not None]
 
-    def contents(self, file_id: str, start: int, end: int | None, *, deadline_at: float) -> Transfer:
+    def contents(
+        self, file_id: str, start: int, end: int | None, *, turn: Turn | None = None, deadline_at: float
+    ) -> Transfer:
         """Begin to read bytes [start, end) of an output file, to its end if *end* is None.
 
+        It is urgent unless *turn* says else.
         The answer may begin at 0 though *start* is higher: look at `Transfer.start`.
         """
         path = f"files/{_segment(file_id)}/contents/"
-        return self._transport.stream("contents", CONTENTS, path, deadline_at, start=start, end=end)
+        return self._transport.stream("contents", CONTENTS, path, deadline_at, start=start, end=end, turn=turn)
 
     def tail(
         self,
@@ -145,13 +160,17 @@ class Client:
     ) -> Transfer:
         """Begin to read a live file from *start* to its present end. (No trailing slash, unlike all others.)
 
+        One that *is_retried* is waited for; else the next look is another try, and there is no hurry.
         The answer may begin at 0 though *start* is higher: look at `Transfer.start`.
 
         Raises:
             Unavailable: the run is not live any more; the API says so in many ways, a 200 with JSON among them.
         """
         resource = f"{_run_path(job_id, run_id)}tail/{'/'.join(map(_segment, path.split('/')))}"
-        transfer = self._transport.stream("tail", RUNS, resource, deadline_at, start=start, is_retried=is_retried)
+        turn = Turn(Priority.READ if is_retried else Priority.AHEAD)
+        transfer = self._transport.stream(
+            "tail", RUNS, resource, deadline_at, start=start, turn=turn, is_retried=is_retried
+        )
         if transfer.media_type in _NO_BYTES:
             transfer.close()
             raise Unavailable(f"{resource}: the answer is {transfer.media_type}, not the bytes of a file")
@@ -176,6 +195,7 @@ class Client:
         deadline_at: float,
         make: Callable[[object], T],
         identity: Callable[[T], str] | None = None,
+        attempts: int = LISTING_ATTEMPTS,
     ) -> list[T]:
         """Return every row of a paged listing, in order, once each, made into what it is as soon as its page is here.
 
@@ -186,7 +206,7 @@ class Client:
             Corrupt: it kept changing, or is no listing.
         """
         before: list[T] | None = None
-        for _ in range(LISTING_ATTEMPTS):
+        for _ in range(attempts):
             rows, is_consistent = self._read_pages(endpoint, scope, path, page_size, deadline_at, make)
             if rows is not None and identity is not None:
                 unique = {identity(row): row for row in rows}
@@ -194,9 +214,9 @@ class Client:
                 rows = list(unique.values())
             if rows is not None and (is_consistent or rows == before):
                 return rows
-            log.info("the listing %s changed while it was read; reading it again", path)
+            log.info("the listing %s changed while it was read", path)
             before = rows
-        raise Corrupt(f"the listing {path} changed each of the {LISTING_ATTEMPTS} times it was read")
+        raise Corrupt(f"the listing {path} changed each of the {attempts} times it was read")
 
     def _read_pages(
         self,

@@ -6,7 +6,6 @@ Everything that has threads, sockets or open files is made in `serve`, in the pr
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
 import os
 import select
@@ -14,10 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
+from rescalefs import dump
 from rescalefs.ahead import FilesAhead
 from rescalefs.binding import Binding, End, NoFuse
 from rescalefs.budget import Budget, rates
@@ -30,14 +31,16 @@ from rescalefs.control import Controls
 from rescalefs.credentials import Account
 from rescalefs.ending import successor
 from rescalefs.events import Events
-from rescalefs.follow import Follower
+from rescalefs.follow import MAX_FILES, Follower
 from rescalefs.kept import Kept
-from rescalefs.listings import Listings
+from rescalefs.listings import Listings, keep_rates, recall_rates
 from rescalefs.loader import Loader
 from rescalefs.namespace import Namespace, Rooms
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
+from rescalefs.sweeps import Sweeps
+from rescalefs.system import raise_descriptor_limit
 from rescalefs.timing import Clock
 from rescalefs.transport import Transport
 
@@ -47,16 +50,23 @@ log = logging.getLogger(__name__)
 METADATA_THREADS = 16
 # Live files fetched side by side; the budget for them is 2 a second.
 LIVE_THREADS = 8
+# Jobs whose runs are listed all at once.
+SWEEP_THREADS = 2
 # How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
 LIVE_SHARE = 0.25
+# Each of them has a descriptor: they may take one in so many of those that the process may have.
+_LIVE_DESCRIPTORS = 4
+# Where listings are kept, in the cache directory.
+LISTINGS = "listings"
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = {*_QUIT, signal.SIGHUP, signal.SIGUSR1}
 
 
 def listings_directory(settings: Settings) -> Path:
     """Return where listings are kept."""
-    return settings.cache_directory / "listings"
+    return settings.cache_directory / LISTINGS
 
 
 def account_name(origin: str, owner: str) -> str:
@@ -79,6 +89,7 @@ class Mount:
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
         sleep: Callable[[float], None] = time.sleep,
+        wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         self._settings = settings
         deadline_s = settings.metadata_deadline_s
@@ -87,19 +98,33 @@ class Mount:
             return int(wall_clock() * 1e9)
 
         self._reach = Reach(clock=clock, wall_clock=wall_clock)
-        budget = Budget(rates(os.environ), clock=clock, sleep=sleep)
-        self._transport = Transport(account.origin, account.key, budget, reach=self._reach, clock=clock, sleep=sleep)
+        name = account_name(account.origin, owner)
+        kept = Kept(listings_directory(settings), wall_clock=wall_clock)
+        self._keep_rates = partial(keep_rates, kept, name)
+        self._remembered_rates = recall_rates(kept, name, wall_clock())
+        self._budget = Budget(
+            rates(os.environ, settings.rates),
+            remembered=self._remembered_rates,
+            on_learnt=self._keep_rates,
+            clock=clock,
+            wait=wait,
+        )
+        self._transport = Transport(
+            account.origin, account.key, self._budget, reach=self._reach, clock=clock, sleep=sleep
+        )
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
-        name = account_name(account.origin, owner)
-        listings = Listings(Kept(listings_directory(settings), wall_clock=wall_clock), name)
+        # Half of the time: a caller that has waited in vain lists its own run with what is left.
+        self._sweep_loader = Loader("sweeps", SWEEP_THREADS, deadline_s / 2)
+        listings = Listings(kept, name)
         events = Events(wall_clock=wall_clock)
         self.catalog = Catalog(
             self._client,
             self._loader,
             deadline_s=deadline_s,
             listings=listings,
+            sweeps=Sweeps(self._client, self._sweep_loader, deadline_s=deadline_s / 2, clock=clock),
             followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
             seen=events.seen,
             clock=clock,
@@ -119,6 +144,7 @@ class Mount:
             lambda: settings.cache_directory,
             successor=successor(self.catalog, self._engine),
             max_bytes=settings.cache_bytes * LIVE_SHARE,
+            max_files=min(MAX_FILES, raise_descriptor_limit() // _LIVE_DESCRIPTORS),
             clock=clock,
             wall_clock_ns=wall_clock_ns,
         )
@@ -153,6 +179,7 @@ class Mount:
         self._client.start()
         self._loader.start()
         self._live_loader.start()
+        self._sweep_loader.start()
         self._engine.start()
         self._ahead.start()
 
@@ -161,16 +188,29 @@ class Mount:
         self._reach.close()
         self._loader.close()
         self._live_loader.close()
+        self._sweep_loader.close()
         self._ahead.close()
         self._engine.close()
         self._client.close()
         self._transport.close()
+        if self._budget.learnt != self._remembered_rates:  # else they are as old as they were
+            self._keep_rates(self._budget.learnt)
+
+    def state(self) -> Iterator[str]:
+        """Yield in lines what is known, open and under way: neither the key nor bytes of a file."""
+        yield dump.process()
+        yield f"status {self._reach.status}"
+        yield from (f"{name} {value}" for name, value in self._stats().items())
+        loaders = self._loader, self._live_loader, self._sweep_loader
+        yield from (f"asking: {what}" for loader in loaders for what in loader.in_flight)
+        yield from map(str, self._engine.open_contents())
 
     def _stats(self) -> Mapping[str, object]:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}
         return {
             **requests,
-            "throttled_s": round(self._transport.throttled_s, 1),
+            "throttled_s": round(self._budget.throttled_s, 1),
+            **{f"rate.{scope}": f"{per_s:.2f}" for scope, per_s in self._budget.rates.items()},
             **self._engine.stats(),
             **self._follower.stats(),
         }
@@ -202,9 +242,8 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     )
     # libfuse's own handlers would stop its loop, but not those who wait inside a callback. So all signals are blocked
     # here, and in every thread made later, and one thread takes them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_QUIT, signal.SIGHUP})
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    threading.Thread(target=_take_signals, args=(mount, end), name="signals", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    threading.Thread(target=_take_signals, args=(mount, operations, end), name="signals", daemon=True).start()
     options: dict[str, str | bool] = dict(settings.fuse_options or {})
     if settings.allow_other:
         options["allow_other"] = True
@@ -217,16 +256,25 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     log.info("unmounted %s", settings.mount_point)
 
 
-def _take_signals(mount: Mount, end: End) -> None:
+def _take_signals(mount: Mount, operations: Operations, end: End) -> None:
     while True:
-        number = signal.sigwait({*_QUIT, signal.SIGHUP})
-        if number == signal.SIGHUP:
+        number = signal.sigwait(_SIGNALS)
+        if number == signal.SIGUSR1:
+            handles = (f"{name} {count}" for name, count in operations.handles().items())
+            for line in chain(mount.state(), handles, dump.operations(), dump.threads(), ["end"]):
+                _say(line)
+        elif number == signal.SIGHUP:
             log.info("SIGHUP: asking Rescale again from now on")
             mount.catalog.refresh()
         else:
             log.info("%s: ending", signal.Signals(number).name)
             mount.close()
             end()
+
+
+def _say(line: str) -> None:
+    """Write what was asked for by a signal, however little is logged otherwise."""
+    log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "SIGUSR1: %s", (line,), None))
 
 
 def _announce(mount_point: Path, read_ahead_kib: int | None, on_ready: Callable[[], None]) -> None:

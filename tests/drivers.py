@@ -103,6 +103,7 @@ class InProcess:
             clock=clock.now,
             wall_clock=clock.now,
             sleep=clock.advance,
+            wait=lambda _woken, seconds: clock.advance(seconds),
         )
         self.operations = Operations(
             self._mount.namespace,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from rescalefs.kept import Kept
 from rescalefs.listings import Listings
 from rescalefs.loader import Loader
 from rescalefs.reach import Reach
+from rescalefs.sweeps import Sweeps
 from rescalefs.transport import Transport
 
 KEY = "test-key"
@@ -25,6 +26,11 @@ KEY = "test-key"
 DEADLINE_S = 15.0
 # Real seconds that a caller waits for our own threads; no test comes near them.
 WAIT_S = 30.0
+
+
+def budget_on(clock: ManualClock, rates: Mapping[str, Rate], **more: Any) -> Budget:
+    """Return a budget whose waits move *clock* and take no time."""
+    return Budget(rates, clock=clock.now, wait=lambda _woken, seconds: clock.advance(seconds), **more)
 
 
 def transport_to(
@@ -36,7 +42,7 @@ def transport_to(
     reach: Reach | None = None,
 ) -> Transport:
     """Return a transport without limits but *rates*; its sleeps move *clock* and take no time."""
-    budget = Budget(rates or {}, clock=clock.now, sleep=clock.advance)
+    budget = budget_on(clock, rates or {})
     key = key or Key(lambda: KEY, "a test")
     return Transport(origin, key, budget, reach=reach, clock=clock.now, sleep=clock.advance)
 
@@ -81,16 +87,22 @@ def acting_on(origin: str, clock: ManualClock, *, wait_s: float = WAIT_S) -> Ite
 
 @contextmanager
 def catalog_of(
-    origin: str, clock: ManualClock, directory: Path | None = None, reach: Reach | None = None
+    origin: str,
+    clock: ManualClock,
+    directory: Path | None = None,
+    reach: Reach | None = None,
+    *,
+    may_sweep: bool = True,
 ) -> Iterator[Catalog]:
     """Serve a catalog of *origin* that knows nothing but what is kept in *directory*; all its times are *clock*'s."""
     kept = Kept(directory, wall_clock=clock.now)
-    with client_of(origin, clock, reach=reach) as client, loader() as running:
+    with client_of(origin, clock, reach=reach) as client, loader() as running, loader() as sweeping:
         yield Catalog(
             client,
             running,
             deadline_s=DEADLINE_S,
             listings=Listings(kept, "someone"),
+            sweeps=Sweeps(client, sweeping, deadline_s=DEADLINE_S / 2, clock=clock.now) if may_sweep else None,
             clock=clock.now,
             wall_clock=clock.now,
         )

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import xxhash
 
+from rescalefs.private import make_inside, open_inside
+
 log = logging.getLogger(__name__)
 
 # What is fetched, checked and noted as one: a small random read costs little more than itself.
@@ -185,16 +187,17 @@ class Segment:
         """Tell whether these blocks are here, comparing those not yet touched with their checksums."""
         if not self._are_here(first, last):
             return False
+        are_right = True
         for block in range(first, last):
             if self.blocks[block] == UNCHECKED:
                 start = block * BLOCK_BYTES
                 data = self._pread(min(BLOCK_BYTES, self.size - start), DATA_AT + start)
-                if not self._compare(block, bytes([UNCHECKED]), memoryview(data)):
-                    return False
-        return True
+                are_right &= self._compare(block, bytes([UNCHECKED]), memoryview(data))
+        return are_right
 
     def _compare(self, first: int, before: bytes | bytearray, data: memoryview) -> bool:
-        """Compare those blocks with their checksums that were in doubt *before* they were read."""
+        """Compare those blocks with their checksums that were in doubt *before* they were read; lose the wrong ones."""
+        are_right = True
         for index, state in enumerate(before):
             block, at = first + index, index * BLOCK_BYTES
             if state == PRESENT:
@@ -202,10 +205,10 @@ class Segment:
             if xxhash.xxh3_64_digest(data[at : at + BLOCK_BYTES]) != self._sum(block):
                 if self.blocks[block] == UNCHECKED:  # else another thread has seen it, and may have written it anew
                     self._lose(block)
-                return False
-            if self.blocks[block] == UNCHECKED:
+                are_right = False
+            elif self.blocks[block] == UNCHECKED:
                 self.blocks[block] = PRESENT
-        return True
+        return are_right
 
     def _sum(self, block: int) -> bytes:
         return self._sums[block * SUM_BYTES : (block + 1) * SUM_BYTES]
@@ -248,21 +251,22 @@ def open_segment(root: Path, identity: str, number: int, content_bytes: int, *, 
     path = root / name
     header = _HEADER.pack(_MARK, identity.encode(), number, content_bytes)
     size = min(SEGMENT_BYTES, content_bytes - number * SEGMENT_BYTES)
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if may_make else 0)
+    flags = os.O_RDWR | (os.O_CREAT if may_make else 0)
     for _ in range(3):
         try:
-            descriptor = os.open(path, flags, 0o600)
+            descriptor = open_inside(root, name, flags)
         except FileNotFoundError:
             if not may_make:
                 return None
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            make_inside(path.parent)
             continue
         except OSError as error:
+            link = {errno.ELOOP: path, errno.ENOTDIR: path.parent}.get(error.errno or 0)
             if not may_make:
                 return None
-            if error.errno != errno.ELOOP:
+            if link is None or not link.is_symlink():
                 raise
-            path.unlink(missing_ok=True)  # a link to elsewhere
+            link.unlink(missing_ok=True)  # it leads elsewhere
             continue
         try:
             is_writer = _lock(descriptor)
