@@ -290,8 +290,7 @@ class Version:
 
 def versions(run: Run, path: str, last: float) -> list[Version]:
     """Return all that somebody who follows a file may have seen up to *last*: the live one, then the outputs."""
-    live = run.lives.get(path)
-    known = list(live.versions) if live is not None else []
+    known = list(run.lives[path].versions) if path in run.lives else []
     ends = [since for since, _ in known[1:]] + [NEVER]
     found = [
         Version(data, since, end)
