@@ -118,6 +118,17 @@ def wait_for(condition: Callable[[], bool], seconds: float, message: Callable[[]
         time.sleep(0.02)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many histories were played, on whatever worker."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    properties = [
+        item for report in reports if getattr(report, "when", "") == "call" for item in report.user_properties
+    ]
+    if played := sum(int(value) for name, value in properties if name == "histories"):
+        steps = sum(int(value) for name, value in properties if name == "steps")
+        terminalreporter.write_line(f"histories played against the model: {played}, in {steps} steps")
+
+
 @pytest.fixture
 def world() -> World:
     """An empty world."""

@@ -268,6 +268,16 @@ def test_spools_take_no_name_and_go_with_their_file(tmp_path: Path) -> None:
 # ---- over HTTP ----
 
 
+def test_a_live_file_is_read_though_the_cache_directory_was_removed(tmp_path: Path) -> None:
+    """Who clears caches while a mount is up takes away what is kept, and no file."""
+    directory = tmp_path / "cache"
+    with ExitStack() as exits:
+        stack = Stack(exits, directory)
+        stack.source.data = b"Time = 0\n"
+
+        assert stack.open().read(0, 100) == b"Time = 0\n"
+
+
 @pytest.fixture
 def emulated(tmp_path: Path) -> Iterator[tuple[Emulator, ManualClock, Follower]]:
     """A follower of an emulated live run."""
