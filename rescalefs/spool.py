@@ -7,7 +7,12 @@ import tempfile
 import weakref
 from pathlib import Path
 
+from rescalefs.joining import ODD_BYTES
+
 PIECE_BYTES = 256 * 1024
+# What is searched at a time: a quarter of it takes twice as long, four times as much no less.
+_SEARCH_BYTES = 1024 * 1024
+_MAX_ODD_BYTES = max(map(len, ODD_BYTES))
 
 
 class Spool:
@@ -20,14 +25,22 @@ class Spool:
         self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115  # lives as long as the spool
         weakref.finalize(self, self._file.close)
         self.size = 0
+        self.lines = 0  # newlines in it
         self.is_text = True  # no NUL so far: as good as surely a log, and not a format that rewrites its head
+        self.is_plain = True  # nor anything else that makes lines of text another thing than what is between newlines
+        self._searched = (-1, -1, False)  # at which size `ends_once` was asked for how many bytes, and its answer
+        self._end = b""  # as much as the longest but one byte of what makes it no plain text
 
     def append(self, data: memoryview) -> None:
         """Add bytes at the end."""
-        self.is_text = self.is_text and b"\0" not in data.tobytes()
         written = 0
         while written < len(data):
             written += os.pwrite(self._file.fileno(), data[written:], self.size + written)
+        recent = self._end + data.tobytes()
+        self.is_text = self.is_text and b"\0" not in recent
+        self.is_plain = self.is_plain and not any(odd in recent for odd in ODD_BYTES)
+        self.lines += recent.count(b"\n", len(self._end))
+        self._end = recent[-_MAX_ODD_BYTES + 1 :]
         self.size += len(data)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -40,6 +53,22 @@ class Spool:
         if known == data[: len(known)]:
             return len(known)
         return next(i for i, (ours, theirs) in enumerate(zip(known, data, strict=False)) if ours != theirs)
+
+    def ends_once(self, size: int) -> bool:
+        """Tell whether the last *size* bytes stand nowhere else in it. Takes 10 ms for 50 MB that are in memory.
+
+        Asked by the thread that appends; the answer is kept until something is appended.
+        """
+        if self._searched[:2] != (self.size, size):
+            self._searched = (self.size, size, self._first(self.read(self.size - size, size)) == self.size - size)
+        return self._searched[2]
+
+    def _first(self, data: bytes) -> int:
+        for offset in range(0, self.size, _SEARCH_BYTES):
+            at = self.read(offset, _SEARCH_BYTES + len(data) - 1).find(data)
+            if at >= 0:
+                return offset + at
+        return -1
 
     def branch(self, directory: Path, size: int) -> Spool:
         """Return another spool that begins with the first *size* bytes of this one."""

@@ -55,6 +55,7 @@ ROWS = [
         "system",
         "thread_state",
     },
+    {"joining"},
     {"models", "timing"},
     {"errors"},
 ]
