@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from rescalefs.joining import ODD_BYTES
@@ -18,12 +19,13 @@ _MAX_ODD_BYTES = max(map(len, ODD_BYTES))
 class Spool:
     """One generation of a live file.
 
-    Threads: one appends, any read. `size` is set after the bytes are there. The file goes with the last reference.
+    Threads: one appends, any read. `size` is set after the bytes are there. The file goes with the last reference, or
+    with `close`, which whoever drops one unfinished calls: the error that made him do so may refer to it for a while.
     """
 
     def __init__(self, directory: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115  # lives as long as the spool
-        weakref.finalize(self, self._file.close)
+        self.close: Callable[[], object] = weakref.finalize(self, self._file.close)
         self.size = 0
         self.lines = 0  # newlines in it
         self.is_text = True  # no NUL so far: as good as surely a log, and not a format that rewrites its head
@@ -73,6 +75,10 @@ class Spool:
     def branch(self, directory: Path, size: int) -> Spool:
         """Return another spool that begins with the first *size* bytes of this one."""
         new = Spool(directory)
-        for offset in range(0, size, PIECE_BYTES):
-            new.append(memoryview(self.read(offset, min(PIECE_BYTES, size - offset))))
+        try:
+            for offset in range(0, size, PIECE_BYTES):
+                new.append(memoryview(self.read(offset, min(PIECE_BYTES, size - offset))))
+        except OSError:
+            new.close()
+            raise
         return new

@@ -220,31 +220,40 @@ class Tailer:
             spool = Spool(self._spool_directory())
         buffer = memoryview(bytearray(PIECE_BYTES))
         offset, is_part = stream.start, stream.start > 0
-        while count := stream.readinto(buffer):
-            self.counts["bytes"] += count
-            remaining_s(deadline_at, f"live file {tailed.key.path}", self._clock)
-            data = buffer[:count]
+        try:
+            while count := stream.readinto(buffer):
+                self.counts["bytes"] += count
+                remaining_s(deadline_at, f"live file {tailed.key.path}", self._clock)
+                data = buffer[:count]
+                if offset < spool.size:
+                    same = spool.starts_like(offset, data)
+                    if offset + same < min(spool.size, offset + count):
+                        if is_part:
+                            return False
+                        spool = spool.branch(self._spool_directory(), offset + same)
+                    offset += same
+                    data = data[same:]
+                if data:
+                    tailed.has_parts |= is_part
+                    spool.append(data)
+                    if spool is tailed.spool:  # seen at once, whatever becomes of the rest
+                        tailed.changed_ns = self._wall_clock_ns()
+                offset += len(data)
             if offset < spool.size:
-                same = spool.starts_like(offset, data)
-                if offset + same < min(spool.size, offset + count):
-                    if is_part:
-                        return False
-                    spool = spool.branch(self._spool_directory(), offset + same)
-                offset += same
-                data = data[same:]
-            if data:
-                tailed.has_parts |= is_part
-                spool.append(data)
-                if spool is tailed.spool:  # seen at once, whatever becomes of the rest
-                    tailed.changed_ns = self._wall_clock_ns()
-            offset += len(data)
-        if offset < spool.size:
+                if is_part:
+                    return False
+                spool = spool.branch(self._spool_directory(), offset)
             if is_part:
-                return False
-            spool = spool.branch(self._spool_directory(), offset)
-        if is_part:
-            self.counts["parts"] += 1
-            return True
+                self.counts["parts"] += 1
+                return True
+            self._take_whole(tailed, spool)
+        finally:
+            if spool is not tailed.spool:
+                spool.close()
+        return True
+
+    def _take_whole(self, tailed: Tailed, spool: Spool) -> None:
+        """Take *spool*, which is all of the file, for what is known."""
         if spool is not tailed.spool:
             if tailed.spool is not None:
                 self.count_replaced(tailed)
@@ -253,7 +262,6 @@ class Tailer:
         tailed.checked_at = self._clock()
         tailed.has_parts = tailed.has_joins = False
         tailed.held_since = float("inf")
-        return True
 
     # ---- last lines ----
 

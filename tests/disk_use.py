@@ -1,9 +1,36 @@
-"""What lies in a cache directory."""
+"""A small file system, and what lies in a cache directory."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+import pytest
+
+DISK_BYTES = 1 << 20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "rescalefs-test", str(path)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root can mount a small file system")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill(disk: Path, left_bytes: int = 0) -> Path:
+    """Let others use the disk but for *left_bytes*."""
+    room = os.statvfs(disk)
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - left_bytes))
+    return ballast
 
 
 def files(root: Path) -> list[Path]:
