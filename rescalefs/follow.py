@@ -145,7 +145,8 @@ class Follower:
     """Keeps the live files that somebody looks at. Threads: any.
 
     *successor* returns the uploaded file that has taken a live one's place, None while there is none. It is called
-    on the loader's threads. Spools take *max_bytes* of the disk; those of files that are open are kept all the same.
+    on the loader's threads. Spools take *max_bytes* of the disk and *max_files* descriptors; those of files that are
+    open are kept all the same.
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class Follower:
         *,
         successor: Callable[[LiveKey], Final | None] = lambda _key: None,
         max_bytes: float = float("inf"),
+        max_files: int = MAX_FILES,
         poll_s: float = POLL_S,
         clock: Clock = time.monotonic,
         wall_clock_ns: Callable[[], int] = time.time_ns,
@@ -163,6 +165,7 @@ class Follower:
         self._loader = loader
         self._successor = successor
         self._max_bytes = max_bytes
+        self._max_files = max_files
         self._poll_s = poll_s
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
@@ -178,7 +181,7 @@ class Follower:
             file = self._open.get(key) or self._files.get(key) or LiveFile(key, self)
             self._files[key] = file
             self._files.move_to_end(key)
-            if len(self._files) > MAX_FILES:
+            if len(self._files) > self._max_files:
                 self._files.popitem(last=False)
             return file
 

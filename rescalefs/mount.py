@@ -30,14 +30,15 @@ from rescalefs.control import Controls
 from rescalefs.credentials import Account
 from rescalefs.ending import successor
 from rescalefs.events import Events
-from rescalefs.follow import Follower
+from rescalefs.follow import MAX_FILES, Follower
 from rescalefs.kept import Kept
-from rescalefs.listings import Listings
+from rescalefs.listings import Listings, keep_rates, recall_rates
 from rescalefs.loader import Loader
 from rescalefs.namespace import Namespace, Rooms
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
+from rescalefs.system import raise_descriptor_limit
 from rescalefs.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ METADATA_THREADS = 16
 LIVE_THREADS = 8
 # How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
 LIVE_SHARE = 0.25
+# Each of them has a descriptor: they may take one in so many of those that the process may have.
+_LIVE_DESCRIPTORS = 4
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
@@ -70,12 +73,18 @@ class Mount:
         self._settings = settings
         deadline_s = settings.metadata_deadline_s
         self._reach = Reach()
-        self._transport = Transport(account.origin, account.key, Budget(rates(os.environ)), reach=self._reach)
+        name = account_name(account.origin, owner)
+        kept = Kept(listings_directory(settings))
+        self._keep_rates = partial(keep_rates, kept, name)
+        self._remembered_rates = recall_rates(kept, name, time.time())
+        self._budget = Budget(
+            rates(os.environ, settings.rates), remembered=self._remembered_rates, on_learnt=self._keep_rates
+        )
+        self._transport = Transport(account.origin, account.key, self._budget, reach=self._reach)
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
-        name = account_name(account.origin, owner)
-        listings = Listings(Kept(listings_directory(settings)), name)
+        listings = Listings(kept, name)
         events = Events()
         self.catalog = Catalog(
             self._client,
@@ -98,6 +107,7 @@ class Mount:
             lambda: settings.cache_directory,
             successor=successor(self.catalog, self._engine),
             max_bytes=settings.cache_bytes * LIVE_SHARE,
+            max_files=min(MAX_FILES, raise_descriptor_limit() // _LIVE_DESCRIPTORS),
         )
         controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s, record=events.add)
         self._ahead = FilesAhead(self._engine)
@@ -134,12 +144,15 @@ class Mount:
         self._engine.close()
         self._client.close()
         self._transport.close()
+        if self._budget.learnt != self._remembered_rates:  # else they are as old as they were
+            self._keep_rates(self._budget.learnt)
 
     def _stats(self) -> Mapping[str, object]:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}
         return {
             **requests,
-            "throttled_s": round(self._transport.throttled_s, 1),
+            "throttled_s": round(self._budget.throttled_s, 1),
+            **{f"rate.{scope}": f"{per_s:.2f}" for scope, per_s in self._budget.rates.items()},
             **self._engine.stats(),
             **self._follower.stats(),
         }

@@ -61,6 +61,7 @@ _LEVELS: Mapping[type[BaseException], int] = {
     errors.NotPossibleNow: logging.INFO,
     errors.Busy: logging.INFO,
     errors.Offline: logging.DEBUG,  # one line was written when the network went
+    errors.KeyRefused: logging.DEBUG,  # one line a minute is written by the key
     errors.RescaleError: logging.ERROR,
 }
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import weakref
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rescalefs.joining import ODD_BYTES
+
+log = logging.getLogger(__name__)
 
 PIECE_BYTES = 256 * 1024
 # What is searched at a time: a quarter of it takes twice as long, four times as much no less.
@@ -17,33 +20,73 @@ _MAX_ODD_BYTES = max(map(len, ODD_BYTES))
 
 
 class Spool:
-    """One generation of a live file.
+    """One generation of a live file, in *directory*, or among the system's temporary files where that has no room.
 
     Threads: one appends, any read. `size` is set after the bytes are there. The file goes with the last reference, or
     with `close`, which whoever drops one unfinished calls: the error that made him do so may refer to it for a while.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115  # lives as long as the spool
-        self.close: Callable[[], object] = weakref.finalize(self, self._file.close)
         self.size = 0
         self.lines = 0  # newlines in it
         self.is_text = True  # no NUL so far: as good as surely a log, and not a format that rewrites its head
         self.is_plain = True  # nor anything else that makes lines of text another thing than what is between newlines
         self._searched = (-1, -1, False)  # at which size `ends_once` was asked for how many bytes, and its answer
         self._end = b""  # as much as the longest but one byte of what makes it no plain text
+        self._files: list[Any] = []  # the one in use, and those before it, at which readers may still be
+        try:
+            self._file = self._unnamed(directory)
+        except OSError as error:
+            self._go_elsewhere(error)
+
+    def close(self) -> None:
+        """Give its room back; nobody may use it any more."""
+        for file in self._files:
+            file.close()
 
     def append(self, data: memoryview) -> None:
-        """Add bytes at the end."""
-        written = 0
-        while written < len(data):
-            written += os.pwrite(self._file.fileno(), data[written:], self.size + written)
+        """Add bytes at the end.
+
+        Raises:
+            OSError: there is no room anywhere.
+        """
+        try:
+            self._put(data)
+        except OSError as error:
+            self._go_elsewhere(error)
+            self._put(data)
         recent = self._end + data.tobytes()
         self.is_text = self.is_text and b"\0" not in recent
         self.is_plain = self.is_plain and not any(odd in recent for odd in ODD_BYTES)
         self.lines += recent.count(b"\n", len(self._end))
         self._end = recent[-_MAX_ODD_BYTES + 1 :]
         self.size += len(data)
+
+    def _put(self, data: memoryview) -> None:
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._file.fileno(), data[written:], self.size + written)
+
+    def _go_elsewhere(self, error: OSError) -> None:
+        """Go on in the system's directory for temporary files, with what is known."""
+        log.info("no room for a live file beside the cache (%s); it is kept in %s", error, tempfile.gettempdir())
+        file = self._unnamed(None)
+        try:
+            for offset in range(0, self.size, PIECE_BYTES):
+                data = self.read(offset, PIECE_BYTES)
+                while data:
+                    count = os.pwrite(file.fileno(), data, offset)
+                    data, offset = data[count:], offset + count
+        except OSError:
+            file.close()
+            raise
+        self._file = file
+
+    def _unnamed(self, directory: Path | None) -> Any:
+        file: Any = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115  # lives as long as the spool
+        weakref.finalize(self, file.close)
+        self._files.append(file)
+        return file
 
     def read(self, offset: int, size: int) -> bytes:
         """Return bytes [offset, offset + size), fewer at the end."""

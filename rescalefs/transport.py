@@ -28,9 +28,18 @@ from urllib3.exceptions import TimeoutError as TransferTimeout
 from urllib3.util import Retry
 
 from rescalefs import __version__
-from rescalefs.budget import Budget
+from rescalefs.budget import Budget, Priority, Turn
 from rescalefs.credentials import Key
-from rescalefs.errors import AccessDenied, Corrupt, DeadlineExceeded, NotFound, Refused, RescaleError, Unavailable
+from rescalefs.errors import (
+    AccessDenied,
+    Corrupt,
+    DeadlineExceeded,
+    KeyRefused,
+    NotFound,
+    Refused,
+    RescaleError,
+    Unavailable,
+)
 from rescalefs.reach import Reach
 from rescalefs.timing import Clock, remaining_s
 from rescalefs.transfer import TRANSPORT_ERRORS, Transfer, begun, cause
@@ -45,6 +54,8 @@ CONNECT_S = 10.0
 SILENCE_S = 20.0
 MAX_REDIRECTS = 4
 _READ_BYTES = 64 * 1024
+# What is looked at of an answer that is an error, or that should be JSON and is not.
+_SHOWN_BYTES = 2000
 # How long a server that throttles is left alone when it does not say.
 _LEFT_ALONE_S = 1.0
 
@@ -118,6 +129,7 @@ class Transport:
         path: str,
         deadline_at: float,
         *,
+        priority: Priority = Priority.LISTING,
         is_retried: bool = True,
         max_bytes: int | None = None,
     ) -> Any:
@@ -138,9 +150,11 @@ class Transport:
             try:
                 return json.loads(body)
             except (ValueError, RecursionError):
-                raise Corrupt(f"GET {path}: the answer is not JSON: {bytes(body[:60])!r}") from None
+                shown = self._key.hide(body[:_SHOWN_BYTES].decode(errors="replace"))
+                raise Corrupt(f"GET {path}: the answer is not JSON: {shown[:60]!r}") from None
 
-        return self._get(endpoint, scope, path, deadline_at, {}, parse, _RETRY if is_retried else _ONCE)
+        turn = Turn(priority)
+        return self._get(endpoint, scope, path, deadline_at, turn, {}, parse, _RETRY if is_retried else _ONCE)
 
     def stream(
         self,
@@ -151,9 +165,10 @@ class Transport:
         *,
         start: int = 0,
         end: int | None = None,
+        turn: Turn | None = None,
         is_retried: bool = True,
     ) -> Transfer:
-        """Begin to GET bytes [start, end) of a resource, to its end if *end* is None.
+        """Begin to GET bytes [start, end) of a resource, to its end if *end* is None; urgent unless *turn* says else.
 
         The answer may begin at 0 though *start* is higher, where the server ignores ranges: look at `Transfer.start`.
 
@@ -170,7 +185,8 @@ class Transport:
                 response.close()
                 raise
 
-        return self._get(endpoint, scope, path, deadline_at, headers, begin, _RETRY if is_retried else _ONCE)
+        turn = turn or Turn(Priority.READ)
+        return self._get(endpoint, scope, path, deadline_at, turn, headers, begin, _RETRY if is_retried else _ONCE)
 
     def post(self, endpoint: str, scope: str, path: str, deadline_at: float) -> Any:
         """POST once without a body; return the answer's JSON, {} where a success carries none.
@@ -184,7 +200,7 @@ class Transport:
         what = f"POST {path}"
         if self._reach is not None:
             self._reach.check(what)
-        self._budget.take(scope, deadline_at)
+        taken = self._budget.take(scope, deadline_at, Turn(Priority.READ))
         left_s = remaining_s(deadline_at, what, self._clock)
         self._count(endpoint)
         try:
@@ -202,9 +218,9 @@ class Transport:
         except TRANSPORT_ERRORS as error:
             raise Unavailable(f"{what}: no answer, so it may or may not have been done: {cause(error)}") from None
         if response.status_code == 429:
-            self._budget.throttled(scope, _retry_after_s(response, _LEFT_ALONE_S))
+            self._budget.throttled(scope, _retry_after_s(response, _LEFT_ALONE_S), taken)
         if not 200 <= response.status_code < 300:
-            raise _error_of(response, what)
+            raise self._error_of(response, what)
         try:
             return response.json() if response.content else {}
         except (ValueError, RecursionError):
@@ -225,6 +241,7 @@ class Transport:
         scope: str,
         path: str,
         deadline_at: float,
+        turn: Turn,
         headers: Mapping[str, str],
         consume: Callable[[requests.Response], T],
         retry: Retry,
@@ -242,7 +259,7 @@ class Transport:
         while True:
             if self._reach is not None:
                 self._reach.check(what)
-            self._budget.take(scope, deadline_at)
+            taken = self._budget.take(scope, deadline_at, turn)
             status, wait_s, is_silent, began = 0, None, False, self._clock()
             failure: RescaleError
             try:
@@ -251,11 +268,12 @@ class Transport:
                     self._reach.answered()
                 status = response.status_code
                 if status in (200, 206):
-                    self._budget.succeeded(scope)
+                    self._budget.succeeded(scope, taken)
+                    self._key.accepted()
                     return consume(response)
                 wait_s = _retry_after_s(response, None)
                 with response:
-                    failure = _error_of(response, what)
+                    failure = self._error_of(response, what)
                 if not retry.is_retry("GET", status):
                     raise failure
             except Refused:
@@ -272,12 +290,12 @@ class Transport:
                     self._reach.check(what)
             if not retry.total:
                 if status == 429:  # who asks once only makes all others wait, too
-                    self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s)
+                    self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s, taken)
                 raise failure
             retry = retry.increment("GET", url, response=HTTPResponse(b"", status=status or 599))
             back_off_s = retry.get_backoff_time() if wait_s is None else wait_s
             if status == 429:
-                self._budget.throttled(scope, back_off_s)
+                self._budget.throttled(scope, back_off_s, taken)
             if self._clock() + back_off_s >= deadline_at:
                 raise DeadlineExceeded(f"{what}: no answer in time: {failure}") if is_silent else failure
             is_loud = len(retry.history) >= 3  # the first hiccups are every network's; what lasts is worth a warning
@@ -320,6 +338,27 @@ class Transport:
         finally:
             self._idle.append(session)
 
+    def _error_of(self, response: requests.Response, what: str) -> RescaleError:
+        """Turn a refusal into an error. Its body may be JSON of several shapes, or a proxy's HTML."""
+        try:
+            body = json.loads(_small_body(response))
+            detail = str(body.get("detail") or body) if isinstance(body, Mapping) else str(body)
+        except (*TRANSPORT_ERRORS, ValueError, RecursionError):
+            detail = response.reason or ""
+        text = f"{what}: {response.status_code} {self._key.hide(detail)[:200]}".rstrip()
+        match response.status_code:
+            case 401 if response.url.startswith(f"{self.origin}/"):
+                self._key.refused(text)
+                return KeyRefused(text)
+            case 401 | 403:  # a place that we were sent to refuses us for its own reasons
+                return AccessDenied(text)
+            case 404:
+                return NotFound(text)
+            case 429 | 500 | 502 | 503 | 504:
+                return Unavailable(text)
+            case status:
+                return Refused(text, status)
+
     def _count(self, endpoint: str) -> None:
         with self._lock:
             self._requests[endpoint] += 1
@@ -358,23 +397,4 @@ def _is_unconnected(error: Exception) -> bool:
 
 def _small_body(response: requests.Response) -> bytes:
     """Return the beginning of an error's body; a POST's was read already, a GET's is still on the connection."""
-    return response.raw.read(2000, decode_content=True) or response.content
-
-
-def _error_of(response: requests.Response, what: str) -> RescaleError:
-    """Turn a refusal into an error. Its body may be JSON of several shapes, or a proxy's HTML."""
-    try:
-        body = json.loads(_small_body(response))
-        detail = str(body.get("detail") or body) if isinstance(body, Mapping) else str(body)
-    except (*TRANSPORT_ERRORS, ValueError, RecursionError):
-        detail = response.reason or ""
-    text = f"{what}: {response.status_code} {detail[:200]}".rstrip()
-    match response.status_code:
-        case 401 | 403:
-            return AccessDenied(text)
-        case 404:
-            return NotFound(text)
-        case 429 | 500 | 502 | 503 | 504:
-            return Unavailable(text)
-        case status:
-            return Refused(text, status)
+    return response.raw.read(_SHOWN_BYTES, decode_content=True) or response.content

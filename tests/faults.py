@@ -42,6 +42,7 @@ class Fault:
     effects: Mapping[str, Any]
     server: Server | None = None
     is_alone: bool = False  # it stops all that the mount asks for
+    is_of_key: bool = False  # the log names the key, in one line for all whom it is refused
     wrong_bytes: int = 0  # that a program may see before the error
 
     @property
@@ -61,9 +62,12 @@ def _rows(
     name: str, codes: int | Mapping[str, int], says: str, *, server: Server | None = None, **effects: Any
 ) -> list[Fault]:
     """Make a row for each operation that *codes* gives an errno for: for `cat` and `ls`, if it is one for both."""
-    is_alone = bool({"retry_after", "retry_after_date"} & set(effects))
+    is_of_key = effects.get("status") == 401
+    is_alone = is_of_key or bool({"retry_after", "retry_after_date"} & set(effects))
     codes = {CAT: codes, LS: codes} if isinstance(codes, int) else codes
-    return [Fault(name, operation, code, says, effects, server, is_alone) for operation, code in codes.items()]
+    return [
+        Fault(name, operation, code, says, effects, server, is_alone, is_of_key) for operation, code in codes.items()
+    ]
 
 
 def _playing(*scripts: Callable[[bytes], Script]) -> Server:
@@ -107,7 +111,7 @@ def _half(data: bytes) -> bytes:
 
 EIO, ETIMEDOUT = errno.EIO, errno.ETIMEDOUT
 FAULTS: list[Fault] = [
-    *_rows("401", errno.EACCES, "401", status=401),
+    *_rows("401", errno.EACCES, "the API key from RESCALE_API_KEY is refused.*401", status=401),
     *_rows("403", errno.EACCES, "403", status=403),
     *_rows("404", {CAT: errno.ESTALE, LS: errno.ENOENT, LIVE_CAT: errno.ENOENT}, "404", status=404),
     *_rows("409", EIO, "409", status=409),

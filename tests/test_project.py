@@ -39,13 +39,12 @@ ROWS = [
     {"tailing", "tree"},
     {"client"},
     {"transport"},
-    {"transfer"},
+    {"transfer", "config"},
     {
         "budget",
         "kept",
         "known",
         "names",
-        "config",
         "log",
         "loader",
         "credentials",
@@ -56,7 +55,7 @@ ROWS = [
         "thread_state",
     },
     {"joining"},
-    {"models", "timing"},
+    {"models", "plain", "private", "timing"},
     {"errors"},
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from rescalefs.budget import Priority, Turn
 from rescalefs.content.streams import Job
 from rescalefs.content.verify import Check, FirstSums
 from rescalefs.content.window import Cursor, Pattern
@@ -38,6 +39,7 @@ class Fetch:
         self.cursor = cursor
         self.is_unwanted = False
         self.job = Job(is_urgent=is_urgent)
+        self.turn = Turn(Priority.READ if is_urgent else Priority.AHEAD)  # of its requests
 
 
 class Content:
