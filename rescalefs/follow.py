@@ -77,6 +77,9 @@ class LiveFile:
         self.failures = 0  # in a row
         self.failed_at = float("-inf")
 
+    def __str__(self) -> str:
+        return f"live file {self.key.path} of run {self.key.run_id} of job {self.key.job_id}"
+
     @property
     def known(self) -> Spool | _Ended | None:
         """The newest generation, None before the first sight."""

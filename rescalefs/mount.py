@@ -6,7 +6,6 @@ Everything that has threads, sockets or open files is made in `serve`, in the pr
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
 import os
 import select
@@ -14,10 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
+from rescalefs import dump
 from rescalefs.ahead import FilesAhead
 from rescalefs.binding import Binding, End, NoFuse
 from rescalefs.budget import Budget, rates
@@ -38,6 +39,7 @@ from rescalefs.namespace import Namespace, Rooms
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
+from rescalefs.sweeps import Sweeps
 from rescalefs.system import raise_descriptor_limit
 from rescalefs.transport import Transport
 
@@ -47,18 +49,23 @@ log = logging.getLogger(__name__)
 METADATA_THREADS = 16
 # Live files fetched side by side; the budget for them is 2 a second.
 LIVE_THREADS = 8
+# Jobs whose runs are listed all at once.
+SWEEP_THREADS = 2
 # How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
 LIVE_SHARE = 0.25
 # Each of them has a descriptor: they may take one in so many of those that the process may have.
 _LIVE_DESCRIPTORS = 4
+# Where listings are kept, in the cache directory.
+LISTINGS = "listings"
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = {*_QUIT, signal.SIGHUP, signal.SIGUSR1}
 
 
 def listings_directory(settings: Settings) -> Path:
     """Return where listings are kept."""
-    return settings.cache_directory / "listings"
+    return settings.cache_directory / LISTINGS
 
 
 def account_name(origin: str, owner: str) -> str:
@@ -84,6 +91,8 @@ class Mount:
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
+        # Half of the time: a caller that has waited in vain lists its own run with what is left.
+        self._sweep_loader = Loader("sweeps", SWEEP_THREADS, deadline_s / 2)
         listings = Listings(kept, name)
         events = Events()
         self.catalog = Catalog(
@@ -91,6 +100,7 @@ class Mount:
             self._loader,
             deadline_s=deadline_s,
             listings=listings,
+            sweeps=Sweeps(self._client, self._sweep_loader, deadline_s=deadline_s / 2, clock=time.monotonic),
             followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
             seen=events.seen,
         )
@@ -132,6 +142,7 @@ class Mount:
         self._client.start()
         self._loader.start()
         self._live_loader.start()
+        self._sweep_loader.start()
         self._engine.start()
         self._ahead.start()
 
@@ -140,12 +151,22 @@ class Mount:
         self._reach.close()
         self._loader.close()
         self._live_loader.close()
+        self._sweep_loader.close()
         self._ahead.close()
         self._engine.close()
         self._client.close()
         self._transport.close()
         if self._budget.learnt != self._remembered_rates:  # else they are as old as they were
             self._keep_rates(self._budget.learnt)
+
+    def state(self) -> Iterator[str]:
+        """Yield in lines what is known, open and under way: neither the key nor bytes of a file."""
+        yield dump.process()
+        yield f"status {self._reach.status}"
+        yield from (f"{name} {value}" for name, value in self._stats().items())
+        loaders = self._loader, self._live_loader, self._sweep_loader
+        yield from (f"asking: {what}" for loader in loaders for what in loader.in_flight)
+        yield from map(str, self._engine.open_contents())
 
     def _stats(self) -> Mapping[str, object]:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}
@@ -184,9 +205,8 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     )
     # libfuse's own handlers would stop its loop, but not those who wait inside a callback. So all signals are blocked
     # here, and in every thread made later, and one thread takes them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_QUIT, signal.SIGHUP})
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    threading.Thread(target=_take_signals, args=(mount, end), name="signals", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    threading.Thread(target=_take_signals, args=(mount, operations, end), name="signals", daemon=True).start()
     options: dict[str, str | bool] = dict(settings.fuse_options or {})
     if settings.allow_other:
         options["allow_other"] = True
@@ -199,16 +219,25 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     log.info("unmounted %s", settings.mount_point)
 
 
-def _take_signals(mount: Mount, end: End) -> None:
+def _take_signals(mount: Mount, operations: Operations, end: End) -> None:
     while True:
-        number = signal.sigwait({*_QUIT, signal.SIGHUP})
-        if number == signal.SIGHUP:
+        number = signal.sigwait(_SIGNALS)
+        if number == signal.SIGUSR1:
+            handles = (f"{name} {count}" for name, count in operations.handles().items())
+            for line in chain(mount.state(), handles, dump.operations(), dump.threads(), ["end"]):
+                _say(line)
+        elif number == signal.SIGHUP:
             log.info("SIGHUP: asking Rescale again from now on")
             mount.catalog.refresh()
         else:
             log.info("%s: ending", signal.Signals(number).name)
             mount.close()
             end()
+
+
+def _say(line: str) -> None:
+    """Write what was asked for by a signal, however little is logged otherwise."""
+    log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "SIGUSR1: %s", (line,), None))
 
 
 def _announce(mount_point: Path, read_ahead_kib: int | None, on_ready: Callable[[], None]) -> None:

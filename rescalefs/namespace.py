@@ -7,7 +7,7 @@
     /jobs/<id>/runs/latest -> <n>
     /jobs/<id>/runs/<n>/.rescale/          run.json status files.json events refresh stop snapshot
     /jobs/<id>/.rescale/                   job.json status refresh
-    /.rescale/                             version status stats config refresh
+    /.rescale/                             version status stats transfers config refresh
 
 The only module that knows this shape; a new file in it is one line in one of the tables below.
 `.rescale` is reached by name and never listed.
@@ -119,6 +119,7 @@ def _root(rooms: Rooms) -> Directory:
             "version": lambda: f"{__version__}\n".encode(),
             "status": lambda: f"{rooms.status()}\n".encode(),
             "stats": lambda: generated.table(rooms.stats()),
+            "transfers": lambda: generated.transfers(rooms.engine.transfers()),
             "config": lambda: generated.table(rooms.config),
         }
         return Fixed(

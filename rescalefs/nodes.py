@@ -34,11 +34,13 @@ class Entry(NamedTuple):
 class Handle(Protocol):
     """An open file. Threads: any.
 
-    `is_direct` keeps the kernel's page cache away (the bytes may change), `identity` names bytes that never change.
+    `is_direct` keeps the kernel's page cache away (the bytes may change), `identity` names bytes that never change,
+    and `size` is how many those are.
     """
 
     is_direct: bool
     identity: str | None
+    size: int
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Fill *buffer* with the bytes from *offset* on and return how many they are, fewer at the end only."""
@@ -155,6 +157,7 @@ class ReadHandle:
 
     is_direct = True
     identity: str | None = None
+    size = 0
 
     def write(self, data: bytes) -> None:
         """Refuse.

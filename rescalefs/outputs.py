@@ -31,6 +31,7 @@ class _OutputHandle(ReadHandle):
         self._content = content
         self.is_direct = is_direct
         self.identity = content.identity
+        self.size = content.size
         self._failures: tuple[_Failure, ...] = ()  # of the last moment; replaced as a whole, by any thread
 
     def readinto(self, offset: int, buffer: memoryview) -> int:

@@ -84,7 +84,7 @@ def takes_minutes(how: str) -> Any:
         takes_minutes("joins"),
     ],
 )
-def test_eight_followers_have_the_history_and_cost_one(
+def test_every_reader_of_a_live_file_has_every_byte_once(
     seconds: float, how: str, live: Run, mounted: Mounted, emulator: Emulator, tmp_path: Path
 ) -> None:
     """A log that grows in odd pieces, by one line or by thousands: byte for byte what the run wrote, over its end.

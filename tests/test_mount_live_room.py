@@ -38,7 +38,7 @@ def elsewhere(small_disk: Callable[[str], Path]) -> Path:
     return path
 
 
-def test_a_full_disk_is_an_error_and_loses_nothing(
+def test_a_live_file_without_room_on_the_disk_is_an_error_or_what_was_known_of_it(
     full: Run, mount_of: Callable[..., Mounted], emulator: Emulator, disk: Path, elsewhere: Path, tmp_path: Path
 ) -> None:
     """Where temporary files find no room either: EIO for what was never seen, what is known of the rest.

@@ -4,9 +4,9 @@ Identity is the strongest checksum and the size, so equal files of different run
 a file without a checksum is known by account, file id and size.
 
 A file of up to 4 MiB is verified before its first byte is served: a wrong one is fetched once more, then it is an
-error. A larger one is verified when its last block has come, before that is served: if it is wrong, who has read of it
-gets errors from then on, and the others get it fetched once more. With `is_verified_first` every file is verified
-before its first byte.
+error. A larger one is verified when its last block has come, before that is served: if it is wrong and somebody has
+read of it, all who have it open get errors from then on, because they share the kernel's pages; who opens it later gets
+it fetched once more. With `is_verified_first` every file is verified before its first byte.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cachetools import LRUCache
 
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.fetching import ContentSource, Fetcher
-from rescalefs.content.flight import WHOLE_BYTES, Content, Wait
+from rescalefs.content.flight import WHOLE_BYTES, Content, OnItsWay, Wait
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, segments_of
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Job, Streams
@@ -53,7 +53,7 @@ class ContentHandle:
         self.size = content.size
         # After a mismatch the kernel's pages of this content are wrong, too: another name lets them go.
         self.identity = f"{content.identity}.{generation}"
-        self.served: int | None = None  # the mismatches that there were when bytes were served first
+        self.first = content.mismatches  # that there were when it was opened
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Fill *buffer* with the bytes from *offset* on; return how many they are, fewer only at the end of the file.
@@ -133,15 +133,8 @@ class ContentEngine:
         self._is_closed = True
         self._streams.close()
         self._verifier.close()
-        with self._lock:
-            contents = list(self._contents.values())
-        for content in contents:
-            with content.lock:
-                for fetch in content.fetches:
-                    fetch.is_unwanted = True
-                content.wake(0, content.size, Unavailable("the mount is closing"))
-            if content.check is not None:
-                content.check.idle.set()
+        for content in self.open_contents():
+            content.abandon(Unavailable("the mount is closing"))
         self._cache.close()
 
     def open(self, file: RemoteFile) -> ContentHandle:
@@ -183,6 +176,10 @@ class ContentEngine:
         handle.close()
         return False
 
+    def transfers(self) -> list[OnItsWay]:
+        """Return what is on its way now."""
+        return [each for content in self.open_contents() for each in content.on_its_way()]
+
     def release(self, content: Content) -> None:
         """Forget a handle."""
         with self._lock:
@@ -218,6 +215,11 @@ class ContentEngine:
             "content.fetched_bytes": self._fetcher.fetched_bytes,
         }
 
+    def open_contents(self) -> list[Content]:
+        """Return what is open; its text says what is on its way."""
+        with self._lock:
+            return list(self._contents.values())
+
     def identity(self, file: RemoteFile) -> str:
         """Return what names the content of a file, as a file name."""
         known_by = f"{file.digest.algorithm}:{file.digest.value.hex()}" if file.digest else f"{self._account}:{file.id}"
@@ -228,7 +230,7 @@ class ContentEngine:
     def readinto(self, handle: ContentHandle, content: Content, offset: int, buffer: memoryview) -> None:
         """Fill *buffer* with the bytes of a content from *offset* on: from the store, or once they have come."""
         mismatches = content.mismatches
-        if handle.served is not None and handle.served != mismatches:
+        if any(handle.first <= served < mismatches for served in content.served):
             raise Corrupt(f"file {content.file.id} ({content.file.path}) was read with bytes that proved to be wrong")
         if mismatches >= _MAX_MISMATCHES:
             raise Corrupt(f"file {content.file.id} ({content.file.path}) does not match its checksum, twice")
@@ -250,17 +252,16 @@ class ContentEngine:
                 self._fetcher.ahead(content, cursor)
         if content.check is not None and content.check.verdict is None and (is_miss or end == content.size):
             self._wait_for_verdict(content)
-        if handle.served != mismatches or content.mismatches != mismatches:
+        if mismatches not in content.served or content.mismatches != mismatches:
             with content.lock:  # served counts from here on: a verdict comes before it or after it
                 is_now = content.mismatches == mismatches
-                if is_now and handle.served is None:
-                    handle.served = mismatches
-            if not is_now or handle.served != mismatches:
-                # An error for who has read of it, else a second try.
+                if is_now:
+                    content.served = (*content.served, mismatches)
+            if not is_now:
+                # An error if somebody has read of it, else a second try.
                 return self.readinto(handle, content, offset, buffer)
         if self._must_be_verified(content):
             return self.readinto(handle, content, offset, buffer)  # some of it has come anew
-        return None
 
     def _wait_for(self, content: Content, cursor: Cursor, offset: int, buffer: memoryview) -> None:
         """Wait until the bytes from *offset* on that fill *buffer* are here, and place them there.
@@ -284,9 +285,10 @@ class ContentEngine:
                 left_s = patience_s(self._deadline_s - (time.monotonic() - began))
                 if self._is_closed:
                     raise Unavailable("the mount is closing")
+                if left_s > 0 and not content.is_coming(offset, end) and not wait.happened.is_set():
+                    continue  # what seemed to be here has just proved to be damaged
                 if not wait.happened.wait(left_s):
-                    seconds = time.monotonic() - began
-                    raise DeadlineExceeded(f"file {content.file.id}: no answer in {seconds:.1f} s")
+                    raise DeadlineExceeded(f"file {content.file.id}: no answer in {time.monotonic() - began:.1f} s")
                 if wait.error is not None:
                     raise wait.error
             finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 from rescalefs.budget import Priority, Turn
 from rescalefs.content.streams import Job
@@ -42,6 +43,16 @@ class Fetch:
         self.turn = Turn(Priority.READ if is_urgent else Priority.AHEAD)  # of its requests
 
 
+class OnItsWay(NamedTuple):
+    """What is being fetched of a file: bytes [start, end), of which those before `position` have come."""
+
+    file: RemoteFile
+    start: int
+    end: int
+    position: int
+    is_urgent: bool
+
+
 class Content:
     """One content as this process knows it, shared by all who have it open."""
 
@@ -58,12 +69,23 @@ class Content:
         self.pattern = Pattern()
         self.has_ranges = True  # until the server sends the whole file for a range
         self.mismatches = 0  # how often its bytes proved to be wrong
+        self.served: tuple[int, ...] = ()  # the mismatches that there were when somebody was served bytes
         self.has_all = False  # all blocks were here at some time
         self.users = 0
         self.check: Check | None = None  # of a large file that has a checksum
         self.first = FirstSums(file.size)
         self._on_verdict = on_verdict
         self.check_anew()
+
+    def __str__(self) -> str:
+        """Say for a log who has it open, and what is on its way."""
+        with self.lock:
+            waits = " ".join(f"[{wait.start}, {wait.end})" for wait in self.waits)
+            fetches = " ".join(f"[{fetch.start}, {fetch.end}) at {fetch.position}" for fetch in self.fetches)
+        return (
+            f"file {self.file.id} ({self.file.path}): {self.users} open"
+            f"{'; waited for: ' if waits else ''}{waits}{'; fetching: ' if fetches else ''}{fetches}"
+        )
 
     def note(self, start: int, sums: bytes) -> bool:
         """Note blocks that have come; False if one is not as it was before. Called with the lock held."""
@@ -73,6 +95,11 @@ class Content:
             self.check_anew()  # it was here from before, and nobody knows as what
         return is_same
 
+    def is_coming(self, start: int, end: int) -> bool:
+        """Tell whether something of the bytes in [start, end) is on its way."""
+        with self.lock:
+            return any(each.start < end and start < each.end and not each.is_unwanted for each in self.fetches)
+
     def check_anew(self) -> None:
         """Begin a new checksum: bytes that went into the present one are replaced. Called with the lock held."""
         if self.file.digest is not None and not self.is_whole:
@@ -80,6 +107,23 @@ class Content:
                 self.identity, self.size, self.file.digest, lambda *verdict: self._on_verdict(self, *verdict)
             )
         self.has_all = False
+
+    def on_its_way(self) -> list[OnItsWay]:
+        """Return what is being fetched, or waits for that."""
+        with self.lock:
+            return [
+                OnItsWay(self.file, fetch.start, fetch.end, fetch.position, fetch.turn.priority is Priority.READ)
+                for fetch in self.fetches
+            ]
+
+    def abandon(self, error: RescaleError) -> None:
+        """Let everybody who waits fail, and fetches end."""
+        with self.lock:
+            for fetch in self.fetches:
+                fetch.is_unwanted = True
+            self.wake(0, self.size, error)
+        if self.check is not None:
+            self.check.idle.set()
 
     def wake(self, start: int, end: int, error: RescaleError | None = None) -> None:
         """Let those look again who wait for bytes in [start, end). Called with the lock held."""
