@@ -16,7 +16,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rescalefs.client import Client
@@ -28,6 +28,7 @@ from rescalefs.listings import KeptTree, Listings, is_same
 from rescalefs.loader import Loader
 from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run, Status
 from rescalefs.packed import PackedFiles, PackedTree, pack
+from rescalefs.shown import Changed, Shown
 from rescalefs.sweeps import Sweeps
 from rescalefs.timing import Clock
 from rescalefs.tree import Branch, LivePath, Tree, build_tree
@@ -57,13 +58,14 @@ class RunView:
     root: Tree
     files: Collection[RemoteFile]
     same_since: float
+    steady_at: float = float("-inf")  # from when on nobody remembers what was shown in its place
 
 
 class Catalog:
     """Answers questions about jobs, runs and files. Threads: any.
 
     *followed* tells the paths of a run's live files that somebody has open: these stay when the run ends.
-    *seen* is told of each new view of a run.
+    *seen* is told of each new view of a run, *changed* of one that shows otherwise what others may remember (`shown`).
 
     Every method may raise what `Client` raises, and DeadlineExceeded when the answer takes too long.
     """
@@ -76,6 +78,7 @@ class Catalog:
         deadline_s: float,
         followed: Callable[[str, str], Iterable[str]] = lambda _job_id, _run_id: (),
         seen: Callable[[RunView], None] = lambda _view: None,
+        changed: Changed = lambda _job_id, _run_id, _replaced: None,
         listings: Listings | None = None,
         sweeps: Sweeps | None = None,
         lifetimes: Lifetimes | None = None,
@@ -89,6 +92,7 @@ class Catalog:
         self._deadline_s = deadline_s
         self._followed = followed
         self._seen = seen
+        self._shown = Shown(changed, clock)
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
         self._wall_clock = wall_clock
@@ -254,8 +258,19 @@ class Catalog:
             return view
         state = self._state(job_id, run)
         what = f"the files of run {run_id} of job {job_id}"
-        view = self._ask(key, lambda: self._find_files(job_id, run, state), what)
+        view = self._ask(key, lambda: self._show(self._find_files(job_id, run, state)), what)
         return view
+
+    def is_steady(self, view: RunView) -> bool:
+        """Tell whether a view is final, and nobody can remember that the run showed anything else in this mount."""
+        return view.state is RunState.FINAL and self._clock() >= view.steady_at
+
+    def _show(self, answer: Answer) -> Answer:
+        """Compare a view with what was shown of the run before; return it with what comes of that."""
+        view: RunView = answer.value
+        finals = view.files if view.state is RunState.FINAL else None
+        steady_at = self._shown.show((view.job_id, view.run.id), view.root, finals)
+        return answer._replace(value=replace(view, steady_at=steady_at))
 
     def is_current(self, view: RunView) -> bool:
         """Tell, asking nothing, whether a look at this final run would give this very view."""

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -95,10 +95,10 @@ class ContentEngine:
         deadline_s: float = 60.0,
         is_verified_first: bool = False,
         clock: Clock = time.monotonic,
+        on_other_size: Callable[[], None] = lambda: None,  # a file proves to have another size than listed
     ) -> None:
-        self._cache = cache
-        self._account = account
-        self._deadline_s = deadline_s
+        self._cache, self._on_other_size = cache, on_other_size
+        self._account, self._deadline_s = account, deadline_s
         self._is_verified_first = is_verified_first
         self._store = Store(cache)
         self._streams = Streams()
@@ -116,7 +116,7 @@ class ContentEngine:
         self._judging = threading.Lock()  # taken before all others: a mismatch counts once
         self._lock = threading.Lock()  # guards the four below and the users of contents; nothing else is done under it
         self._contents: dict[str, Content] = {}
-        self._sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
+        self.other_sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
         self._generations: Counter[str] = Counter()  # how often contents proved to be wrong
         self._unread: LRUCache[str, None] = LRUCache(_MAX_UNREAD)  # contents fetched ahead that nobody has opened yet
         self._counts: Counter[str] = Counter()  # approximate: threads may count at once
@@ -191,7 +191,7 @@ class ContentEngine:
 
     def size(self, file: RemoteFile) -> int:
         """Return the size to show: the listed one, or the one that the server has and the checksum confirmed."""
-        return self._sizes.get(file.id, file.size)
+        return self.other_sizes.get(file.id, file.size)
 
     def state(self, file: RemoteFile) -> str:
         """Return how much of a file is here: remote, partial, cached or verified."""
@@ -352,7 +352,7 @@ class ContentEngine:
 
     def _try_other_size(self, content: Content, size: int) -> None:
         """Find out whether the server's size is right, if a checksum can tell; who has the file open gets an error."""
-        if content.file.digest is not None and content.file.id not in self._sizes:
+        if content.file.digest is not None and content.file.id not in self.other_sizes:
             self._streams.submit(Job(is_urgent=True), partial(self._confirm, replace(content.file, size=size)))
 
     def _confirm(self, file: RemoteFile) -> None:
@@ -364,7 +364,8 @@ class ContentEngine:
             if handle.content.check is None or handle.content.check.verdict:
                 log.warning("file %s (%s) has %d bytes, as its checksum confirms", file.id, file.path, file.size)
                 with self._lock:
-                    self._sizes[file.id] = file.size
+                    self.other_sizes[file.id] = file.size
+                self._on_other_size()
         except RescaleError as error:
             log.error("file %s (%s) may have %d bytes: %s", file.id, file.path, file.size, error)
         finally:

@@ -278,17 +278,18 @@ def test_who_has_read_bytes_that_proved_to_be_wrong_gets_eio_before_the_end(
     """Though the last bytes come by another handle, which has read nothing, and though it is mended meanwhile."""
     last = 8 * MIB
     run, data = bytes_of(last + 13)
-    wrong(emulator, run, 70_000, times=1)
+    wrong(emulator, run, 70_000)
     path = mounted.top(run) / "file"
     with path.open("rb", buffering=0) as first, path.open("rb", buffering=0) as other:
         for file in (first, other):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # the kernel reads nothing ahead
-        pieces = [0, 14, 7, 12, 3, 9, 1, 15, 5, 10, 2, 13, 6, 11, 4, 8]  # nor does the mount
+        assert os.pread(first.fileno(), MIB // 2, 0)[70_000] != data[70_000]
+        emulator.faults.clear()
+        pieces = [14, 7, 12, 3, 9, 1, 15, 5, 10, 2, 13, 6, 11, 4, 8]  # nor does the mount
         errors = [errno_of(os.pread, first.fileno(), MIB // 2, at * MIB // 2) for at in pieces]
-        assert os.pread(first.fileno(), 1, 70_000) != data[70_000:70_001]
         errno_of(os.pread, other.fileno(), 13, last)
         errors.append(errno_of(os.pread, first.fileno(), 13, last))
-        assert set(errors) == {"", "EIO"}
+        assert "EIO" in errors
         assert path.read_bytes() == data
         assert errno_of(os.pread, first.fileno(), 13, last) == "EIO"
 
