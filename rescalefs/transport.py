@@ -122,11 +122,22 @@ class Transport:
         with self._lock:
             return dict(self._requests)
 
-    def json(self, endpoint: str, scope: str, path: str, deadline_at: float, *, is_retried: bool = True) -> Any:
+    def json(
+        self,
+        endpoint: str,
+        scope: str,
+        path: str,
+        deadline_at: float,
+        *,
+        priority: Priority = Priority.LISTING,
+        is_retried: bool = True,
+        max_bytes: int | None = None,
+    ) -> Any:
         """GET and parse one JSON document, whatever its Content-Type says.
 
-        Raises: as `get`.
+        Raises: as `_get`; Refused also for one of more than *max_bytes*.
         """
+        most = MAX_JSON_BYTES if max_bytes is None else max_bytes
 
         def parse(response: requests.Response) -> Any:
             with response:
@@ -134,15 +145,15 @@ class Transport:
                 while chunk := response.raw.read1(_READ_BYTES, decode_content=True):  # as it comes: it may drip
                     body += chunk
                     remaining_s(deadline_at, f"GET {path}", self._clock)
-                    if len(body) > MAX_JSON_BYTES:
-                        raise Refused(f"GET {path}: more than {MAX_JSON_BYTES} bytes of JSON", response.status_code)
+                    if len(body) > most:
+                        raise Refused(f"GET {path}: more than {most} bytes of JSON", response.status_code)
             try:
                 return json.loads(body)
             except (ValueError, RecursionError):
                 shown = self._key.hide(body[:_SHOWN_BYTES].decode(errors="replace"))
                 raise Corrupt(f"GET {path}: the answer is not JSON: {shown[:60]!r}") from None
 
-        turn = Turn(Priority.LISTING)
+        turn = Turn(priority)
         return self._get(endpoint, scope, path, deadline_at, turn, {}, parse, _RETRY if is_retried else _ONCE)
 
     def stream(

@@ -20,7 +20,7 @@ from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.tools import FILES
 
-pytest_plugins = ["tests.asking", "tests.cached"]
+pytest_plugins = ["tests.asking", "tests.cached", "tests.disk_use"]
 
 # What a question costs in requests: `cost(catalog.jobs) == {"jobs": 1}`.
 Cost = Callable[[Callable[[], object]], dict[str, int]]

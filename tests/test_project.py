@@ -58,6 +58,7 @@ ROWS = [
         "system",
         "thread_state",
     },
+    {"joining"},
     {"models", "plain", "private", "timing"},
     {"errors"},
 ]
