@@ -13,7 +13,7 @@ from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from rescalefs.errors import BadCommand, ReadOnly, Refused
-from rescalefs.nodes import Command, Text, act_file, refresh_file
+from rescalefs.nodes import Attributes, Command, Text, act_file, refresh_file
 from rescalefs.operations import errno_of
 from tests.stack import acting_on
 
@@ -53,7 +53,7 @@ def test_reading_tells_how_the_last_act_went(live: Run, controls: Controls, emul
 
     assert before.read(0, 1000) == b"no stop was asked for\n"
     assert after == f"{NOW} stop accepted\n".encode()
-    assert file.attributes() == (stat.S_IFREG | 0o600, len(after), 5)
+    assert file.attributes() == Attributes(stat.S_IFREG | 0o600, len(after), 5, lasts=False)
     assert file.open(False).read(len(NOW) + 1, 4) == b"stop"
     assert not emulator.requests
 

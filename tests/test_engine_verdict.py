@@ -13,6 +13,7 @@ from rescalefs.content.store import Store
 from rescalefs.content.verify import Check, FirstSums, Verifier
 from rescalefs.errors import Corrupt
 from rescalefs.models import Digest
+from tests.conftest import wait_for
 from tests.disk_use import files
 from tests.faulty_source import LONG_S
 from tests.test_engine import MIB, Begin, made, read_through, settle, source_of
@@ -51,7 +52,7 @@ def test_an_open_file_of_which_nobody_has_read_is_fetched_once_more(begin: Begin
     handles = [engine.open(file) for _ in range(2)]
     source.files[file.id] = changed(data, 0)
     engine._fetcher.cover(handles[0].content, handles[0].content.pattern.note(0, SIZE), 0, SIZE)
-    source.wait_until(lambda: handles[0].content.mismatches == 1)
+    wait_for(lambda: handles[0].content.mismatches == 1, LONG_S, lambda: "nobody noticed")
     source.files[file.id] = data
     assert [read_through(handle) for handle in handles] == [data, data]
 

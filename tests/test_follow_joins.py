@@ -12,6 +12,7 @@ import pytest
 
 from rescalefs.errors import Corrupt, Refused, Stale, Unavailable
 from rescalefs.tailing import CHECK_S, DOUBT_S, HELD_S, OVERLAP_BYTES, REFUTED_S
+from tests.conftest import wait_for
 from tests.live_source import KEY, Stack
 from tests.test_follow_end import serve
 from tests.test_follow_parts import LOG, MIB, lines
@@ -311,5 +312,6 @@ def test_an_answer_that_is_too_long_is_not_read(tmp_path: Path) -> None:
         log.append(b"x" * 5_000_000 + b"\n" + lines(10, "more"))
         ending.emulator.reset_counts()
         ending.clock.advance(2.5)
-        assert handle.read(0, 10**8) == log.read()
+        # A reader who knows something is not kept waiting for megabytes.
+        wait_for(lambda: handle.read(0, 10**8) == log.read(), 20, lambda: "what was added is not seen")
         assert ending.emulator.requests["tail"] == 2

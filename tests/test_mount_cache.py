@@ -265,7 +265,9 @@ def kill_again_and_again(mounted: Mounted, times: int) -> None:
     check_all(mounted)
     mounted.unmount()
     left = [path for path in mounted.cache.rglob("*") if path.is_file()]
-    assert not [path for path in left if path.name.startswith((".new", "tmp"))]
+    # A listing that was being written when the process was killed is removed later, like others' that are being written.
+    assert len([path for path in left if path.name.startswith(".new")]) <= times
+    assert not [path for path in left if path.name.startswith("tmp")]
 
 
 def test_a_mount_that_is_killed_leaves_nothing_wrong_in_its_cache(mount_of: Mounting, emulator: Emulator) -> None:
