@@ -20,6 +20,7 @@ from pathlib import Path
 
 from rescalefs.ahead import FilesAhead
 from rescalefs.binding import Binding, End, NoFuse
+from rescalefs.breaker import Breaker
 from rescalefs.budget import Budget, rates
 from rescalefs.catalog import Catalog
 from rescalefs.client import Client
@@ -70,7 +71,9 @@ class Mount:
         self._settings = settings
         deadline_s = settings.metadata_deadline_s
         self._reach = Reach()
-        self._transport = Transport(account.origin, account.key, Budget(rates(os.environ)), reach=self._reach)
+        self._breaker = Breaker()
+        budget = Budget(rates(os.environ))
+        self._transport = Transport(account.origin, account.key, budget, reach=self._reach, breaker=self._breaker)
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
@@ -110,7 +113,7 @@ class Mount:
             events,
             settings.is_read_only,
             time.time_ns(),
-            lambda: self._reach.status,
+            self._status,
             self._stats,
             {"origin": account.origin, **settings.public()},
         )
@@ -134,6 +137,10 @@ class Mount:
         self._engine.close()
         self._client.close()
         self._transport.close()
+
+    def _status(self) -> str:
+        failing = None if self._reach.is_offline else self._breaker.status
+        return failing or self._reach.status
 
     def _stats(self) -> Mapping[str, object]:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}

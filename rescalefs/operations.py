@@ -60,7 +60,7 @@ _LEVELS: Mapping[type[BaseException], int] = {
     errors.BadCommand: logging.INFO,
     errors.NotPossibleNow: logging.INFO,
     errors.Busy: logging.INFO,
-    errors.Offline: logging.DEBUG,  # one line was written when the network went
+    errors.Offline: logging.DEBUG,  # one line was written when the network went, or the API
     errors.RescaleError: logging.ERROR,
 }
 

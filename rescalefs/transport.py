@@ -28,6 +28,7 @@ from urllib3.exceptions import TimeoutError as TransferTimeout
 from urllib3.util import Retry
 
 from rescalefs import __version__
+from rescalefs.breaker import Breaker
 from rescalefs.budget import Budget
 from rescalefs.credentials import Key
 from rescalefs.errors import AccessDenied, Corrupt, DeadlineExceeded, NotFound, Refused, RescaleError, Unavailable
@@ -82,11 +83,13 @@ class Transport:
         budget: Budget,
         *,
         reach: Reach | None = None,
+        breaker: Breaker | None = None,
         clock: Clock = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.origin = origin
         self._reach = reach
+        self._breaker = breaker
         self._key = key
         self._budget = budget
         self._clock = clock
@@ -225,13 +228,16 @@ class Transport:
             NotFound, AccessDenied, Refused: the API said so.
             Unavailable, Corrupt: it failed, and went on failing.
             DeadlineExceeded: the budget leaves no time for a try, or the last one got no answer.
-            Offline: there is no network.
+            Offline: there is no network, or the endpoint is down.
         """
         what = f"GET {path}"
         url = f"{self.origin}/api/v2/{path}"
+        breaker = self._breaker if retry.total else None  # what is asked once only may fail by nature
         while True:
             if self._reach is not None:
                 self._reach.check(what)
+            if self._breaker is not None:
+                self._breaker.check(endpoint, what)
             self._budget.take(scope, deadline_at)
             status, wait_s, is_silent, began = 0, None, False, self._clock()
             failure: RescaleError
@@ -242,16 +248,25 @@ class Transport:
                 status = response.status_code
                 if status in (200, 206):
                     self._budget.succeeded(scope)
-                    return consume(response)
+                    answer = consume(response)
+                    if self._breaker is not None:
+                        self._breaker.answered(endpoint)
+                    return answer
                 wait_s = _retry_after_s(response, None)
                 with response:
                     failure = _error_of(response, what)
                 if not retry.is_retry("GET", status):
+                    if self._breaker is not None:
+                        self._breaker.answered(endpoint)
                     raise failure
             except Refused:
                 raise
             except Unavailable as error:
                 failure = error
+            except DeadlineExceeded as error:
+                if not status:
+                    raise
+                failure, deadline_at = error, began  # the body drips: there is no time for another try
             except ValueError as error:  # requests' and urllib's word for a URL or a header that no request can have
                 raise Refused(f"{what}: {cause(error)}", status) from None
             except TRANSPORT_ERRORS as error:
@@ -260,6 +275,8 @@ class Transport:
                 if self._reach is not None and _is_unconnected(error):
                     self._reach.failed(f"{urlsplit(url).netloc}: {cause(error)}", self._clock() - began)
                     self._reach.check(what)
+            if breaker is not None and status != 429:
+                breaker.failed(endpoint, path.partition("?")[0], str(failure), self._clock() - began)
             if not retry.total:
                 if status == 429:  # who asks once only makes all others wait, too
                     self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rescalefs.breaker import Breaker
 from rescalefs.budget import Budget, Rate
 from rescalefs.catalog import Catalog, RunView
 from rescalefs.client import Client
@@ -34,11 +35,12 @@ def transport_to(
     key: Key | None = None,
     rates: dict[str, Rate] | None = None,
     reach: Reach | None = None,
+    breaker: Breaker | None = None,
 ) -> Transport:
     """Return a transport without limits but *rates*; its sleeps move *clock* and take no time."""
     budget = Budget(rates or {}, clock=clock.now, sleep=clock.advance)
     key = key or Key(lambda: KEY, "a test")
-    return Transport(origin, key, budget, reach=reach, clock=clock.now, sleep=clock.advance)
+    return Transport(origin, key, budget, reach=reach, breaker=breaker, clock=clock.now, sleep=clock.advance)
 
 
 @contextmanager

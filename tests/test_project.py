@@ -41,6 +41,7 @@ ROWS = [
     {"transport"},
     {"transfer"},
     {
+        "breaker",
         "budget",
         "kept",
         "known",
