@@ -39,6 +39,7 @@ from rescalefs.namespace import Namespace, Rooms
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
+from rescalefs.stalls import STALL_S, Stalls
 from rescalefs.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ METADATA_THREADS = 16
 LIVE_THREADS = 8
 # How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
 LIVE_SHARE = 0.25
+# Where the data deadline is short, stalls are noticed in this part of it: the new request needs time, too.
+STALL_SHARE = 0.25
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
@@ -72,8 +75,15 @@ class Mount:
         deadline_s = settings.metadata_deadline_s
         self._reach = Reach()
         self._breaker = Breaker()
-        budget = Budget(rates(os.environ))
-        self._transport = Transport(account.origin, account.key, budget, reach=self._reach, breaker=self._breaker)
+        self._stalls = Stalls(min(STALL_S, settings.data_deadline_s * STALL_SHARE))
+        self._transport = Transport(
+            account.origin,
+            account.key,
+            Budget(rates(os.environ)),
+            reach=self._reach,
+            breaker=self._breaker,
+            stalls=self._stalls,
+        )
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
@@ -101,6 +111,7 @@ class Mount:
             lambda: settings.cache_directory,
             successor=successor(self.catalog, self._engine),
             max_bytes=settings.cache_bytes * LIVE_SHARE,
+            deadline_s=deadline_s,
         )
         controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s, record=events.add)
         self._ahead = FilesAhead(self._engine)
@@ -122,6 +133,7 @@ class Mount:
     def start(self) -> None:
         """Make the threads."""
         self._reach.start(self._transport.is_reachable)
+        self._stalls.start()
         self._client.start()
         self._loader.start()
         self._live_loader.start()
@@ -131,6 +143,7 @@ class Mount:
     def close(self) -> None:
         """Let everybody who waits fail, and end the threads. May be called twice."""
         self._reach.close()
+        self._stalls.close()
         self._loader.close()
         self._live_loader.close()
         self._ahead.close()

@@ -1,16 +1,22 @@
-"""A body that comes as an answer of the API: whether it is of the range asked for, and its bytes as they come."""
+"""A body that comes as an answer of the API: whether it is of the range asked for, and its bytes as they come.
+
+One that has all but stopped is cut, if it is watched. And what kept an answer from coming.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 from types import TracebackType
+from urllib.parse import urlsplit
 
 import requests
 from urllib3 import HTTPResponse
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError
 
 from rescalefs.errors import Corrupt, Unavailable
+from rescalefs.stalls import Stalls, Watched
 
 # What a transfer that fails on the way may raise.
 TRANSPORT_ERRORS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)
@@ -31,23 +37,42 @@ class Transfer:
         self._response = response
         self._raw: HTTPResponse = response.raw
         self._what = what
+        self._watched: Watched | None = None
+
+    def be_watched(self, stalls: Stalls, kind: str) -> None:
+        """Let the transfer be cut if it stalls, beside others of its *kind*."""
+        self._watched = stalls.watch(kind, self._interrupt)
 
     def readinto(self, buffer: memoryview) -> int:
         """Place the next bytes in *buffer*, as many as have come, and return how many; 0 at the end of the body.
 
         Raises:
-            Unavailable: the body was cut short, or nothing came for too long.
+            Unavailable: the body was cut short, or too little of it came.
         """
         try:
             data = self._raw.read1(len(buffer))
         except (*TRANSPORT_ERRORS, ValueError) as error:  # ValueError: closed by another thread
-            raise Unavailable(f"{self._what}: the transfer was cut: {cause(error)}") from None
+            raise self._cut(cause(error)) from None
+        if self._watched is not None:
+            if self._watched.stalled is not None and not data:  # where no length was told, a cut looks like the end
+                raise self._cut("")
+            self._watched.note(len(data))
         buffer[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
         """End the transfer; a body that was read to its end gives its connection back."""
+        if self._watched is not None:
+            self._watched.end()
         self._response.close()
+
+    def _cut(self, why: str) -> Unavailable:
+        stalled = self._watched.stalled if self._watched is not None else None
+        return Unavailable(f"{self._what}: the transfer was cut: {stalled or why}")
+
+    def _interrupt(self) -> None:
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # it has just ended by itself
+            self._raw.shutdown()
 
     def __enter__(self) -> Transfer:
         return self
@@ -88,3 +113,15 @@ def cause(error: BaseException) -> str:
     reason = getattr(inner, "reason", None)
     text = str(reason if isinstance(reason, BaseException) else inner)
     return text.rsplit(">: ", 1)[-1].rsplit("): ", 1)[-1] or type(error).__name__
+
+
+def host_of(error: Exception) -> str | None:
+    """Return the host that a request went to, as far as its error tells."""
+    request = getattr(error, "request", None)
+    return None if request is None or request.url is None else urlsplit(request.url).netloc
+
+
+def is_unconnected(error: Exception) -> bool:
+    """Tell whether not even a connection came about: no route, no such name, nobody listening, no proxy."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, (NewConnectionError, ConnectTimeoutError, ProxyError))

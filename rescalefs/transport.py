@@ -23,7 +23,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
-from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError, ProxyError
+from urllib3.exceptions import InvalidHeader
 from urllib3.exceptions import TimeoutError as TransferTimeout
 from urllib3.util import Retry
 
@@ -33,8 +33,9 @@ from rescalefs.budget import Budget
 from rescalefs.credentials import Key
 from rescalefs.errors import AccessDenied, Corrupt, DeadlineExceeded, NotFound, Refused, RescaleError, Unavailable
 from rescalefs.reach import Reach
+from rescalefs.stalls import Stalls
 from rescalefs.timing import Clock, remaining_s
-from rescalefs.transfer import TRANSPORT_ERRORS, Transfer, begun, cause
+from rescalefs.transfer import TRANSPORT_ERRORS, Transfer, begun, cause, host_of, is_unconnected
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -84,12 +85,14 @@ class Transport:
         *,
         reach: Reach | None = None,
         breaker: Breaker | None = None,
+        stalls: Stalls | None = None,
         clock: Clock = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.origin = origin
         self._reach = reach
         self._breaker = breaker
+        self._stalls = stalls
         self._key = key
         self._budget = budget
         self._clock = clock
@@ -158,10 +161,13 @@ class Transport:
 
         def begin(response: requests.Response) -> Transfer:
             try:
-                return begun(response, path, start)
+                transfer = begun(response, path, start)
             except Corrupt:
                 response.close()
                 raise
+            if self._stalls is not None:
+                transfer.be_watched(self._stalls, endpoint)
+            return transfer
 
         return self._get(endpoint, scope, path, deadline_at, headers, begin, _RETRY if is_retried else _ONCE)
 
@@ -270,10 +276,12 @@ class Transport:
             except ValueError as error:  # requests' and urllib's word for a URL or a header that no request can have
                 raise Refused(f"{what}: {cause(error)}", status) from None
             except TRANSPORT_ERRORS as error:
-                failure = Unavailable(f"{what}: cannot reach {urlsplit(url).netloc}: {cause(error)}")
+                host = host_of(error) or urlsplit(url).netloc
+                failure = Unavailable(f"{what}: cannot reach {host}: {cause(error)}")
                 is_silent = isinstance(error, (requests.Timeout, TransferTimeout))
-                if self._reach is not None and _is_unconnected(error):
-                    self._reach.failed(f"{urlsplit(url).netloc}: {cause(error)}", self._clock() - began)
+                is_ours = host == urlsplit(url).netloc  # and not one that we were sent to
+                if self._reach is not None and is_ours and is_unconnected(error):
+                    self._reach.failed(f"{host}: {cause(error)}", self._clock() - began)
                     self._reach.check(what)
             if breaker is not None and status != 429:
                 breaker.failed(endpoint, path.partition("?")[0], str(failure), self._clock() - began)
@@ -355,12 +363,6 @@ def _retry_after_s(response: requests.Response, default_s: T) -> float | T:
         return _RETRY.parse_retry_after(header) if header else default_s
     except (InvalidHeader, ValueError, OverflowError):
         return default_s
-
-
-def _is_unconnected(error: Exception) -> bool:
-    """Tell whether not even a connection came about: no route, no such name, nobody listening, no proxy."""
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    return isinstance(reason, (NewConnectionError, ConnectTimeoutError, ProxyError))
 
 
 def _small_body(response: requests.Response) -> bytes:

@@ -53,6 +53,7 @@ ROWS = [
         "notify",
         "reach",
         "spool",
+        "stalls",
         "system",
         "thread_state",
     },
