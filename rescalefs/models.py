@@ -38,13 +38,13 @@ def parse_time_ns(text: object) -> int | None:
         return None
     match = _TIME.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise Corrupt(f"the API sent {text!r} where a time belongs")
+        raise Corrupt(f"the API sent {_shown(text)} where a time belongs")
     day, clock, fraction, zone = match.groups()
     zone = "+00:00" if zone in (None, "Z") else zone if ":" in zone else f"{zone[:3]}:{zone[3:]}"
     try:
         seconds = _seconds(f"{day}T{clock}{zone}")
     except ValueError as error:
-        raise Corrupt(f"the API sent {text!r} where a time belongs") from error
+        raise Corrupt(f"the API sent {_shown(text)} where a time belongs") from error
     return seconds * 10**9 + int((fraction or "").ljust(9, "0"))
 
 
@@ -63,12 +63,19 @@ def time_text(time_ns: int | None) -> str | None:
     return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
 
 
+def _shown(value: object) -> str:
+    """Return a value as a message can show it: whatever it is, and however long or deep, a few words."""
+    if isinstance(value, str):
+        return repr(value[:60])
+    return f"{value!r:.60}" if isinstance(value, int | float) else type(value).__name__
+
+
 def _text(item: Mapping[str, Any], key: str, default: str | None = None) -> str:
     value = item.get(key, default)
     if value is None:
         value = default
     if not isinstance(value, str):
-        raise Corrupt(f"the API sent {value!r} as {key}, text was expected")
+        raise Corrupt(f"the API sent {_shown(value)} as {key}, text was expected")
     return value
 
 
@@ -80,7 +87,7 @@ def _count(item: Mapping[str, Any], key: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise Corrupt(f"the API sent {value!r} as {key}, a whole number was expected")
+        raise Corrupt(f"the API sent {_shown(value)} as {key}, a whole number was expected")
     return value
 
 
