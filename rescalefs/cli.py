@@ -16,6 +16,7 @@ import platformdirs
 
 from rescalefs import __version__, log, mount, system
 from rescalefs.binding import Binding, NoFuse, load
+from rescalefs.budget import Rate, parse_rate
 from rescalefs.config import (
     DATA_DEADLINE_S,
     DEFAULT_CACHE_SIZE,
@@ -24,13 +25,16 @@ from rescalefs.config import (
     parse_mount_options,
     parse_size,
 )
+from rescalefs.content.cache import segments_directory
 from rescalefs.credentials import Account
 from rescalefs.demo import demo
 from rescalefs.emulator.command import emulator
 from rescalefs.kept import Kept
 from rescalefs.listings import Listings, keep_owner, recall_owner
 from rescalefs.namespace import refresh_path
-from rescalefs.terminal import Exit, Failure, Unreachable, leave, named_account, owner_of
+from rescalefs.plain import plain
+from rescalefs.private import NotPrivate, make_inside, make_top
+from rescalefs.terminal import Exit, Failure, Unreachable, leave, named_account, owner_of, tell
 from rescalefs.wait_command import wait_command
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,6 +62,16 @@ class _Size(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
             return value if isinstance(value, int) else parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Rate(click.ParamType[tuple[str, Rate]]):
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Rate]:
+        try:
+            return value if isinstance(value, tuple) else parse_rate(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -102,6 +116,15 @@ def main() -> None:
     metavar="SECONDS",
     help="Longest wait for bytes.",
 )
+@click.option(
+    "--rate",
+    "rates",
+    type=_Rate(),
+    multiple=True,
+    envvar="RESCALEFS_RATES",
+    metavar="SCOPE=PER_S[:BURST]",
+    help="Most requests a second of jobs-usage, file-access or runs-usage; may be given for each.",
+)
 @click.option("--read-only", is_flag=True, help="Refuse stop and snapshot.")
 @click.option("--allow-other", is_flag=True, help="Let other users of this machine read the mount.")
 @click.option("-o", "options", multiple=True, metavar="OPT[,OPT]", help="Options as in fstab: ro, allow_other, …")
@@ -131,6 +154,7 @@ def mount_command(
     verify: str,
     metadata_deadline: float,
     data_deadline: float,
+    rates: tuple[tuple[str, Rate], ...],
     read_only: bool,
     allow_other: bool,
     options: tuple[str, ...],
@@ -156,9 +180,10 @@ def mount_command(
         metadata_deadline_s=metadata_deadline,
         data_deadline_s=data_deadline,
         fuse_options=fuse_options,
+        rates=dict(rates),
     )
     loaded = _check_fuse(settings, binding)
-    _check_cache(settings.cache_directory)
+    _check_cache(settings)
     account = named_account(key_file, api_url, profile)
     owner = _owner_of(account, settings)
     if foreground:
@@ -175,7 +200,7 @@ def mount_command(
 
     if not mount.run_in_background(serve, _detach):
         raise Failure(f"the mount did not come up; {file} may say why", Exit.FUSE)
-    click.echo(f"{account.origin} is mounted on {settings.mount_point} (log: {file})")
+    click.echo(plain(f"{account.origin} is mounted on {settings.mount_point} (log: {file})"))
 
 
 def _serve(settings: Settings, account: Account, owner: str, binding: Binding, on_ready: Callable[[], None]) -> None:
@@ -203,14 +228,24 @@ def _check_fuse(settings: Settings, binding: str) -> Binding:
         raise Failure(str(error), Exit.FUSE) from None
 
 
-def _check_cache(directory: Path) -> None:
+def _check_cache(settings: Settings) -> None:
+    directory = settings.cache_directory
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_top(directory, with_parents=True)
         usable = os.access(directory, os.R_OK | os.W_OK | os.X_OK)
+    except NotPrivate as error:
+        raise Failure(f"the cache directory {error}", Exit.CACHE) from None
     except OSError as error:
         raise Failure(f"the cache directory {directory} cannot be used: {error.strerror}", Exit.CACHE) from None
     if not usable:
         raise Failure(f"you may not write to the cache directory {directory}: choose one with --cache-dir", Exit.CACHE)
+    for inside in (segments_directory(directory), mount.listings_directory(settings)):
+        try:
+            make_inside(inside)
+        except NotPrivate as error:
+            raise Failure(f"the cache directory {error}", Exit.CACHE) from None
+        except OSError:
+            continue  # a full disk: the mount is slower for it
 
 
 def _owner_of(account: Account, settings: Settings) -> str:
@@ -222,7 +257,7 @@ def _owner_of(account: Account, settings: Settings) -> str:
         known = recall_owner(kept, account.origin, account.key.authorization)
         if known is None or Listings(kept, mount.account_name(account.origin, known)).jobs() is None:
             raise
-        click.echo(f"rescalefs: {account.origin} does not answer; showing what is here ({failure.error})", err=True)
+        tell(f"rescalefs: {account.origin} does not answer; showing what is here ({failure.error})")
         return known
     keep_owner(kept, account.origin, account.key.authorization, owner)
     return owner

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
-from rescalefs.budget import CONTENTS, JOBS, RUNS
+from rescalefs.budget import CONTENTS, JOBS, RUNS, Priority, Turn
 from rescalefs.errors import Corrupt, NotFound, Refused, Unavailable
 from rescalefs.models import Job, RemoteFile, Run, Status
 from rescalefs.transfer import Transfer
@@ -125,13 +125,16 @@ class Client:
             raise Corrupt(f"the live view of run {run_id} of job {job_id} has entries without a path")
         return [path for path in paths if path is not None]
 
-    def contents(self, file_id: str, start: int, end: int | None, *, deadline_at: float) -> Transfer:
+    def contents(
+        self, file_id: str, start: int, end: int | None, *, turn: Turn | None = None, deadline_at: float
+    ) -> Transfer:
         """Begin to read bytes [start, end) of an output file, to its end if *end* is None.
 
+        It is urgent unless *turn* says else.
         The answer may begin at 0 though *start* is higher: look at `Transfer.start`.
         """
         path = f"files/{_segment(file_id)}/contents/"
-        return self._transport.stream("contents", CONTENTS, path, deadline_at, start=start, end=end)
+        return self._transport.stream("contents", CONTENTS, path, deadline_at, start=start, end=end, turn=turn)
 
     def tail(
         self,
@@ -145,13 +148,17 @@ class Client:
     ) -> Transfer:
         """Begin to read a live file from *start* to its present end. (No trailing slash, unlike all others.)
 
+        One that *is_retried* is waited for; else the next look is another try, and there is no hurry.
         The answer may begin at 0 though *start* is higher: look at `Transfer.start`.
 
         Raises:
             Unavailable: the run is not live any more; the API says so in many ways, a 200 with JSON among them.
         """
         resource = f"{_run_path(job_id, run_id)}tail/{'/'.join(map(_segment, path.split('/')))}"
-        transfer = self._transport.stream("tail", RUNS, resource, deadline_at, start=start, is_retried=is_retried)
+        turn = Turn(Priority.READ if is_retried else Priority.AHEAD)
+        transfer = self._transport.stream(
+            "tail", RUNS, resource, deadline_at, start=start, turn=turn, is_retried=is_retried
+        )
         if transfer.media_type in _NO_BYTES:
             transfer.close()
             raise Unavailable(f"{resource}: the answer is {transfer.media_type}, not the bytes of a file")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from rescalefs.budget import Rate
 
 # Waits of a caller in the kernel: for names, sizes and states, and for bytes.
 METADATA_DEADLINE_S = 15.0
@@ -14,10 +16,11 @@ DEFAULT_CACHE_SIZE = "20G"
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-# Options of mount(8), fstab and systemd that mean nothing to this file system, or that hold anyway.
+# Options of mount(8), fstab and systemd that mean nothing to this file system, or that hold anyway: the kernel checks
+# modes whatever is asked for.
 _IGNORED = re.compile(
     r"(_netdev|nofail|noauto|auto|users?|nouser|owner|group|rw|(no)?(exec|suid|dev|atime|diratime|relatime)"
-    r"|default_permissions|defaults|async|sync|x-.*|comment=.*)"
+    r"|default_permissions(=.*)?|defaults|async|sync|x-.*|comment=.*)"
 )
 
 
@@ -34,6 +37,7 @@ class Settings:
     metadata_deadline_s: float = METADATA_DEADLINE_S
     data_deadline_s: float = DATA_DEADLINE_S
     fuse_options: Mapping[str, str | bool] | None = None
+    rates: Mapping[str, Rate] = field(default_factory=dict)  # chosen, by scope
 
     def public(self) -> Mapping[str, object]:
         """Return what `.rescale/config` shows: everything but secrets, of which there are none here."""
@@ -46,6 +50,7 @@ class Settings:
             "allow_other": "yes" if self.allow_other else "no",
             "metadata_deadline_s": self.metadata_deadline_s,
             "data_deadline_s": self.data_deadline_s,
+            **{f"rate.{scope}": f"{rate.per_s:g}:{rate.burst}" for scope, rate in self.rates.items()},
         }
 
 

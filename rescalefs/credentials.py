@@ -6,22 +6,35 @@ Origin: `--api-url`, else RESCALE_API_URL, else the profile's `apibaseurl`, else
 Sources: Rescale's user API notebook (`config.py`, 2023), Rescale Interlink CLI_GUIDE (v4.9.8).
 
 File sources are read again when the API refuses the key, so a renewed key needs no remount.
+A file that others may read is refused with the remedy, as ssh does; so is the file that systemd takes the environment
+from, if the unit names it in RESCALEFS_ENVIRONMENT_FILE.
 """
 
 from __future__ import annotations
 
 import configparser
 import ipaddress
+import logging
+import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from rescalefs.timing import Clock
+
+log = logging.getLogger(__name__)
+
 DEFAULT_ORIGIN = "https://platform.rescale.com"
 _KEY_NAMES = ("apikey", "api_key")
 _ORIGIN_NAMES = ("apibaseurl", "platform_url", "apiurl")
+# Where the systemd unit says which file the environment came from: it is not ours to read, but to be closed.
+ENVIRONMENT_FILE = "RESCALEFS_ENVIRONMENT_FILE"
+# A key that is refused is refused to everybody who asks: one line stands for all of them, so often.
+_SAID_EVERY_S = 60.0
 
 
 class CredentialError(Exception):
@@ -29,13 +42,17 @@ class CredentialError(Exception):
 
 
 class Key:
-    """The API key, read again from its source on demand. Its text appears in no repr, log or error."""
+    """The API key, read again from its source on demand. Its text appears in no repr, log or error. Threads: any."""
 
-    def __init__(self, read: Callable[[], str], source: str) -> None:
+    def __init__(self, read: Callable[[], str], source: str, *, clock: Clock = time.monotonic) -> None:
         self._read = read
         self.source = source
-        self._lock = threading.Lock()  # guards _value; a small local file may be read under it
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the fields below; a small local file may be read under it
         self._value = read()
+        self._seen = {self._value}
+        self._trouble = ""  # why the source could not be read again
+        self._said_at: float | None = None  # when the log was told that the key is refused; None since it was accepted
 
     def __repr__(self) -> str:
         return f"<key from {self.source}>"
@@ -53,9 +70,36 @@ class Key:
         with self._lock:
             try:
                 self._value = self._read()
-            except CredentialError:
+            except CredentialError as error:
+                self._trouble = str(error)
                 return False
+            self._seen.add(self._value)
+            self._trouble = ""
         return self.authorization != refused
+
+    def hide(self, text: str) -> str:
+        """Return a text that the server sent without the key, which some servers repeat in what they complain of."""
+        with self._lock:
+            values = sorted(self._seen, key=len, reverse=True)
+        for value in values:
+            text = text.replace(value, "<key>")
+        return text
+
+    def refused(self, answer: str) -> None:
+        """Tell the log that the key is refused, with the remedy: once a minute, however many ask."""
+        with self._lock:
+            now = self._clock()
+            if self._said_at is not None and now - self._said_at < _SAID_EVERY_S:
+                return
+            self._said_at, trouble = now, self._trouble
+        remedy = f"{trouble} " if trouble else "make a new one under Settings > API and put it there "
+        log.error("the API key from %s is refused: %s(%s)", self.source, remedy, answer)
+
+    def accepted(self) -> None:
+        """Note that the key was accepted: that it is refused again is news, then."""
+        if self._said_at is not None:
+            with self._lock:
+                self._said_at = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +130,7 @@ def find_account(
         path = key_file
         key = Key(lambda: _key_in(path), str(path))
     elif profile is None and environ.get("RESCALE_API_KEY"):
+        _check_environment_file(environ)
         value = _checked(environ["RESCALE_API_KEY"], "RESCALE_API_KEY")
         key = Key(lambda: value, "RESCALE_API_KEY")
     elif profile is None and credential is not None and _exists(credential):
@@ -136,15 +181,27 @@ def _key_in(path: Path) -> str:
     return _checked(_private_text_of(path), str(path))
 
 
+def _check_environment_file(environ: Mapping[str, str]) -> None:
+    path = Path(environ.get(ENVIRONMENT_FILE, ""))
+    if environ.get(ENVIRONMENT_FILE) and _exists(path):
+        _check_mode(path, path.stat())
+
+
 def _private_text_of(path: Path) -> str:
     """Read a file that holds a secret, refusing one that other users may read."""
     try:
-        mode = path.stat().st_mode
+        with path.open("rb") as file:
+            _check_mode(path, os.fstat(file.fileno()))  # of what is read, whatever takes its name meanwhile
+            return file.read().decode()
     except OSError as error:
         raise CredentialError(f"cannot read {path}: {error.strerror}") from None
-    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+    except UnicodeDecodeError:
+        raise CredentialError(f"{path} is not a text file") from None
+
+
+def _check_mode(path: Path, info: os.stat_result) -> None:
+    if stat.S_ISREG(info.st_mode) and info.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise CredentialError(f"{path} can be read by other users: run  chmod 600 {path}")
-    return _text_of(path)
 
 
 def _exists(path: Path) -> bool:

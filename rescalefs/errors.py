@@ -7,6 +7,7 @@
     ├── IsADirectory        a directory was opened as a file
     ├── ReadOnly            a change that no mount of results can make
     ├── AccessDenied        the key is missing, wrong, expired or lacks the right
+    │   └── KeyRefused          the key itself is refused, whatever it is used for
     ├── BadCommand          a control file was given another payload than its own
     ├── NotPossibleNow      the run is not live, so it cannot be stopped or snapshot
     ├── Busy                the same act is already under way
@@ -51,6 +52,10 @@ class ReadOnly(RescaleError):
 
 class AccessDenied(RescaleError):
     """The API refused the key, or the key's owner lacks the right (401, 403)."""
+
+
+class KeyRefused(AccessDenied):
+    """The API does not accept the key (401); the log says so once for all who are refused."""
 
 
 class BadCommand(RescaleError):

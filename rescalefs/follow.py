@@ -77,6 +77,9 @@ class LiveFile:
         self.failures = 0  # in a row
         self.failed_at = float("-inf")
 
+    def __str__(self) -> str:
+        return f"live file {self.key.path} of run {self.key.run_id} of job {self.key.job_id}"
+
     @property
     def known(self) -> Spool | _Ended | None:
         """The newest generation, None before the first sight."""
@@ -143,7 +146,8 @@ class Follower:
     """Keeps the live files that somebody looks at. Threads: any.
 
     *successor* returns the uploaded file that has taken a live one's place, None while there is none. It is called
-    on the loader's threads. Spools take *max_bytes* of the disk; those of files that are open are kept all the same.
+    on the loader's threads. Spools take *max_bytes* of the disk and *max_files* descriptors; those of files that are
+    open are kept all the same.
     The first look at a file, for which somebody waits, gets an answer in *deadline_s* or fails.
     """
 
@@ -156,6 +160,7 @@ class Follower:
         successor: Callable[[LiveKey], Final | None] = lambda _key: None,
         max_bytes: float = float("inf"),
         deadline_s: float = BEGIN_S,
+        max_files: int = MAX_FILES,
         poll_s: float = POLL_S,
         clock: Clock = time.monotonic,
         wall_clock_ns: Callable[[], int] = time.time_ns,
@@ -163,6 +168,7 @@ class Follower:
         self._loader = loader
         self._successor = successor
         self._max_bytes = max_bytes
+        self._max_files = max_files
         self._poll_s = poll_s
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
@@ -178,7 +184,7 @@ class Follower:
             file = self._open.get(key) or self._files.get(key) or LiveFile(key, self)
             self._files[key] = file
             self._files.move_to_end(key)
-            if len(self._files) > MAX_FILES:
+            if len(self._files) > self._max_files:
                 self._files.popitem(last=False)
             return file
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from rescalefs.private import make_inside, open_inside
 from rescalefs.timing import Clock
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,9 @@ class Kept:
             return None
         name = _key_bytes(key)
         try:
-            with self._path(kind, name).open("rb") as file:
+            # Not blocking: what lies there may be a pipe.
+            descriptor = open_inside(self._root, f"{kind}/{_file_name(name)}", os.O_RDONLY | os.O_NONBLOCK)
+            with open(descriptor, "rb") as file:
                 info = os.fstat(file.fileno())
                 data = memoryview(file.read())
         except OSError:
@@ -99,7 +102,7 @@ class Kept:
 
     def _write(self, path: Path, name: bytes, body: bytes, now_s: float) -> None:
         for directory in (path.parents[2], path.parents[1], path.parent):
-            directory.mkdir(mode=0o700, exist_ok=True)
+            make_inside(directory)
         rest = len(name).to_bytes(4, "little") + name
         checksum = xxhash.xxh3_128(rest)
         checksum.update(body)
@@ -143,7 +146,11 @@ class Kept:
 
     def _path(self, kind: str, name: bytes) -> Path:
         assert self._root is not None
-        return self._root / kind / xxhash.xxh3_128_hexdigest(name)
+        return self._root / kind / _file_name(name)
+
+
+def _file_name(name: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(name)
 
 
 def _key_bytes(key: tuple[str, ...]) -> bytes:

@@ -80,7 +80,12 @@ class Known:
                     self._drop(key)
 
     def is_trusted(self, confirmed_at_s: float, *ids: str) -> bool:
-        """Tell whether what was confirmed at that time is newer than all refreshes of what it is about."""
+        """Tell whether what was confirmed at that time is newer than all refreshes of what it is about.
+
+        What seems to come from the future was confirmed by a wrong clock: when, nobody knows.
+        """
+        if confirmed_at_s > self._wall_clock():
+            return False
         with self._lock:
             times = [at_s for level, at_s in self._refreshed.items() if level[: len(ids)] == ids[: len(level)]]
         return all(at_s < confirmed_at_s for at_s in times)

@@ -1,7 +1,7 @@
-"""What is kept of listings over remounts: the jobs, the runs of each, the files of final runs.
+"""What is kept over remounts: the jobs, the runs of each, the files of final runs; whose key it is, rates learnt.
 
-They are kept for one account at one origin, and serve in two ways: a final run's files are not listed again while its
-run object is the same, and without a network they are all there is.
+Listings are kept for one account at one origin, and serve in two ways: a final run's files are not listed again while
+its run object is the same, and without a network they are all there is.
 Threads: any.
 """
 
@@ -10,14 +10,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from rescalefs.kept import Kept
 from rescalefs.models import Job, Run, Variable
 from rescalefs.packed import PackedTree
 
-JOBS, RUNS, FILES, OWNERS = "jobs", "runs", "files", "owners"
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+JOBS, RUNS, FILES, OWNERS, RATES = "jobs", "runs", "files", "owners", "rates"
+# How long rates are believed that were learnt from the API: they depend on the user's other tools, too.
+RATES_TRUSTED_S = 86_400.0
 _LENGTH_BYTES = 4
 
 
@@ -47,8 +53,7 @@ class Listings:
         found = self._kept.read(JOBS, (self._account,))
         if found is None:
             return None
-        rows = _rows(found.body)
-        return {row["id"]: Job(**{**row, "analyses": tuple(row["analyses"])}) for row in rows}
+        return _by_id(found.body, lambda row: Job(**{**row, "analyses": tuple(row["analyses"])}))
 
     def keep_jobs(self, jobs: Iterable[Job]) -> None:
         """Keep the list of jobs."""
@@ -59,8 +64,8 @@ class Listings:
         found = self._kept.read(RUNS, (self._account, job_id))
         if found is None:
             return None
-        runs = {row["id"]: _run(row) for row in _rows(found.body)}
-        return KeptRuns(runs, found.confirmed_at_s)
+        runs = _by_id(found.body, _run)
+        return None if runs is None else KeptRuns(runs, found.confirmed_at_s)
 
     def keep_runs(self, job_id: str, runs: Iterable[Run]) -> None:
         """Keep the runs of a job."""
@@ -110,6 +115,22 @@ def keep_owner(kept: Kept, origin: str, authorization: str, owner: str) -> None:
     kept.write(OWNERS, (origin, _fingerprint(authorization)), owner.encode())
 
 
+def recall_rates(kept: Kept, account: str, now_s: float) -> Mapping[str, float]:
+    """Return the requests a second by scope that an account's last mount had learnt, unless it was too long ago."""
+    found = kept.read(RATES, (account,))
+    if found is None or not 0 <= now_s - found.confirmed_at_s < RATES_TRUSTED_S:
+        return {}
+    try:
+        return {scope: float(per_s) for scope, per_s in json.loads(bytes(found.body)).items()}
+    except (ValueError, TypeError, AttributeError):  # of another version
+        return {}
+
+
+def keep_rates(kept: Kept, account: str, rates: Mapping[str, float]) -> None:
+    """Keep the rates that an account's mount has learnt."""
+    kept.write(RATES, (account,), _json(rates))
+
+
 def _fingerprint(authorization: str) -> str:
     """Return a hash of a key; keys are long and random, so that none can be found by trying."""
     return hashlib.blake2b(authorization.encode(), person=b"rescalefs owner", digest_size=16).hexdigest()
@@ -119,9 +140,13 @@ def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _rows(body: memoryview) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(bytes(body))
-    return rows
+def _by_id(body: memoryview, make: Callable[[dict[str, Any]], T]) -> Mapping[str, T] | None:
+    """Return the rows as objects; None if another version of the program has kept other ones."""
+    try:
+        return {row["id"]: make(row) for row in json.loads(bytes(body))}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        log.info("a kept listing is of another version (%s); it is not used", error)
+        return None
 
 
 def _run(row: dict[str, Any]) -> Run:

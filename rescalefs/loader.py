@@ -50,6 +50,13 @@ class Loader:
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def in_flight(self) -> list[str]:
+        """What is being asked now, in words for a log."""
+        with self._lock:
+            keys = list(self._flights)
+        return [" ".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in keys]
+
     def begin(self, key: Hashable, work: Callable[[], T]) -> Future[T]:
         """Start *work* under *key*, or join what is in flight under it.
 

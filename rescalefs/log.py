@@ -1,12 +1,19 @@
-"""Where log lines go: standard error in the foreground (with priorities for journald), else a rotating file."""
+"""Where log lines go: standard error in the foreground (with priorities for journald), else a rotating file.
+
+One record is one line, whatever names it holds; only a traceback takes more, and these are indented.
+"""
 
 from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from rescalefs.plain import plain
 
 # Enough to find last week's trouble, small enough to forget about.
 _FILE_BYTES = 5_000_000
@@ -14,12 +21,32 @@ _FILES = 3
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
-class _JournalFormatter(logging.Formatter):
+class _LineFormatter(logging.Formatter):
+    """One line a record: nothing that the message says can begin another one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = plain(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"    {plain(line)}" for line in super().formatException(ei).split("\n"))
+
+
+class _JournalFormatter(_LineFormatter):
     """Prefixes `<priority>`, as systemd reads it; the journal has its own clock."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = f"{record.name}: {super().format(record)}"
         return "\n".join(f"<{_PRIORITY.get(record.levelno, 6)}>{line}" for line in text.splitlines())
+
+
+class _PrivateFile(logging.handlers.RotatingFileHandler):
+    """A rotating file that its owner alone may read, each time it is begun anew too: it has names of files."""
+
+    def _open(self) -> Any:
+        stream = super()._open()
+        os.fchmod(stream.fileno(), 0o600)
+        return stream
 
 
 def set_up(level: str, file: Path | None, environ: Mapping[str, str]) -> None:
@@ -31,16 +58,15 @@ def set_up(level: str, file: Path | None, environ: Mapping[str, str]) -> None:
     handler: logging.Handler
     if file is not None:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(
+        handler = _PrivateFile(
             file, maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8", errors="backslashreplace"
         )
-        file.chmod(0o600)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
         is_journal = "JOURNAL_STREAM" in environ
-        plain = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-        handler.setFormatter(_JournalFormatter() if is_journal else plain)
+        plain_lines = _LineFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+        handler.setFormatter(_JournalFormatter() if is_journal else plain_lines)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

@@ -6,7 +6,6 @@ Everything that has threads, sockets or open files is made in `serve`, in the pr
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
 import os
 import select
@@ -14,10 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
+from rescalefs import dump
 from rescalefs.ahead import FilesAhead
 from rescalefs.binding import Binding, End, NoFuse
 from rescalefs.breaker import Breaker
@@ -31,15 +32,16 @@ from rescalefs.control import Controls
 from rescalefs.credentials import Account
 from rescalefs.ending import successor
 from rescalefs.events import Events
-from rescalefs.follow import Follower
+from rescalefs.follow import MAX_FILES, Follower
 from rescalefs.kept import Kept
-from rescalefs.listings import Listings
+from rescalefs.listings import Listings, keep_rates, recall_rates
 from rescalefs.loader import Loader
 from rescalefs.namespace import Namespace, Rooms
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
 from rescalefs.stalls import STALL_S, Stalls
+from rescalefs.system import raise_descriptor_limit
 from rescalefs.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -52,9 +54,12 @@ LIVE_THREADS = 8
 LIVE_SHARE = 0.25
 # Where the data deadline is short, stalls are noticed in this part of it: the new request needs time, too.
 STALL_SHARE = 0.25
+# Each of them has a descriptor: they may take one in so many of those that the process may have.
+_LIVE_DESCRIPTORS = 4
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = {*_QUIT, signal.SIGHUP, signal.SIGUSR1}
 
 
 def listings_directory(settings: Settings) -> Path:
@@ -76,10 +81,17 @@ class Mount:
         self._reach = Reach()
         self._breaker = Breaker()
         self._stalls = Stalls(min(STALL_S, settings.data_deadline_s * STALL_SHARE))
+        name = account_name(account.origin, owner)
+        kept = Kept(listings_directory(settings))
+        self._keep_rates = partial(keep_rates, kept, name)
+        self._remembered_rates = recall_rates(kept, name, time.time())
+        self._budget = Budget(
+            rates(os.environ, settings.rates), remembered=self._remembered_rates, on_learnt=self._keep_rates
+        )
         self._transport = Transport(
             account.origin,
             account.key,
-            Budget(rates(os.environ)),
+            self._budget,
             reach=self._reach,
             breaker=self._breaker,
             stalls=self._stalls,
@@ -87,8 +99,7 @@ class Mount:
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
-        name = account_name(account.origin, owner)
-        listings = Listings(Kept(listings_directory(settings)), name)
+        listings = Listings(kept, name)
         events = Events()
         self.catalog = Catalog(
             self._client,
@@ -112,6 +123,7 @@ class Mount:
             successor=successor(self.catalog, self._engine),
             max_bytes=settings.cache_bytes * LIVE_SHARE,
             deadline_s=deadline_s,
+            max_files=min(MAX_FILES, raise_descriptor_limit() // _LIVE_DESCRIPTORS),
         )
         controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s, record=events.add)
         self._ahead = FilesAhead(self._engine)
@@ -150,6 +162,16 @@ class Mount:
         self._engine.close()
         self._client.close()
         self._transport.close()
+        if self._budget.learnt != self._remembered_rates:  # else they are as old as they were
+            self._keep_rates(self._budget.learnt)
+
+    def state(self) -> Iterator[str]:
+        """Yield in lines what is known, open and under way: neither the key nor bytes of a file."""
+        yield dump.process()
+        yield f"status {self._status()}"
+        yield from (f"{name} {value}" for name, value in self._stats().items())
+        yield from (f"asking: {what}" for loader in (self._loader, self._live_loader) for what in loader.in_flight)
+        yield from map(str, self._engine.open_contents())
 
     def _status(self) -> str:
         failing = None if self._reach.is_offline else self._breaker.status
@@ -159,7 +181,8 @@ class Mount:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}
         return {
             **requests,
-            "throttled_s": round(self._transport.throttled_s, 1),
+            "throttled_s": round(self._budget.throttled_s, 1),
+            **{f"rate.{scope}": f"{per_s:.2f}" for scope, per_s in self._budget.rates.items()},
             **self._engine.stats(),
             **self._follower.stats(),
         }
@@ -191,9 +214,8 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     )
     # libfuse's own handlers would stop its loop, but not those who wait inside a callback. So all signals are blocked
     # here, and in every thread made later, and one thread takes them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_QUIT, signal.SIGHUP})
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    threading.Thread(target=_take_signals, args=(mount, end), name="signals", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    threading.Thread(target=_take_signals, args=(mount, operations, end), name="signals", daemon=True).start()
     options: dict[str, str | bool] = dict(settings.fuse_options or {})
     if settings.allow_other:
         options["allow_other"] = True
@@ -206,16 +228,25 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     log.info("unmounted %s", settings.mount_point)
 
 
-def _take_signals(mount: Mount, end: End) -> None:
+def _take_signals(mount: Mount, operations: Operations, end: End) -> None:
     while True:
-        number = signal.sigwait({*_QUIT, signal.SIGHUP})
-        if number == signal.SIGHUP:
+        number = signal.sigwait(_SIGNALS)
+        if number == signal.SIGUSR1:
+            handles = (f"{name} {count}" for name, count in operations.handles().items())
+            for line in chain(mount.state(), handles, dump.operations(), dump.threads(), ["end"]):
+                _say(line)
+        elif number == signal.SIGHUP:
             log.info("SIGHUP: asking Rescale again from now on")
             mount.catalog.refresh()
         else:
             log.info("%s: ending", signal.Signals(number).name)
             mount.close()
             end()
+
+
+def _say(line: str) -> None:
+    """Write what was asked for by a signal, however little is logged otherwise."""
+    log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "SIGUSR1: %s", (line,), None))
 
 
 def _announce(mount_point: Path, read_ahead_kib: int | None, on_ready: Callable[[], None]) -> None:

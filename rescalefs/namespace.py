@@ -31,7 +31,7 @@ from rescalefs.control import ActKey, Controls
 from rescalefs.errors import NameTooLong, NotADirectory, NotFound, RescaleError
 from rescalefs.events import Events
 from rescalefs.follow import Follower
-from rescalefs.models import Job, RemoteFile
+from rescalefs.models import Job, RemoteFile, Run
 from rescalefs.names import MAX_NAME_BYTES, escape, with_id
 from rescalefs.nodes import (
     Directory,
@@ -252,14 +252,14 @@ class _Runs(Directory):
 
     def child(self, name: str) -> Node:
         runs = self._rooms.catalog.runs(self._job_id)
-        if name == "latest" and runs and name not in runs:
+        if name == "latest" and name not in runs and self._known():
             return self._latest()
         if name not in runs:
             raise NotFound(f"job {self._job_id} has no run {name}")
         return _Run(self._rooms, self._job_id, name)
 
     def entries(self) -> Iterator[Entry]:
-        runs = self._rooms.catalog.runs(self._job_id)
+        runs = self._known()
         for run in runs.values():
             modified_ns = run.completed_ns or run.started_ns or self.modified_ns
             yield Entry(run.id, stat.S_IFDIR, directory_attributes(modified_ns))
@@ -267,7 +267,12 @@ class _Runs(Directory):
             yield Entry("latest", stat.S_IFLNK, self._latest().attributes())
 
     def _latest(self) -> Link:
-        return Link(list(self._rooms.catalog.runs(self._job_id))[-1], self.modified_ns)
+        return Link(list(self._known())[-1], self.modified_ns)
+
+    def _known(self) -> Mapping[str, Run]:
+        """Return the runs; as with jobs, one whose id is no file name has no folder."""
+        runs = self._rooms.catalog.runs(self._job_id)
+        return {id: run for id, run in runs.items() if escape(id) == id and len(id.encode()) <= MAX_NAME_BYTES}
 
 
 class _Outputs(Directory):

@@ -1,12 +1,16 @@
-"""What the operating system says about mount points, and how to unmount."""
+"""What the operating system says about mount points, how to unmount, and what it is asked for this process."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
 import re
+import resource
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,6 +155,35 @@ def wait_until_unmounted(mount_point: Path, deadline_s: float) -> bool:
             return False
         time.sleep(_POLL_S)
     return True
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process open as many files as it may, and return how many these are.
+
+    The usual 1024 are for programs that use `select`; the hard limit is there for those that do not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+# `prctl` of Linux; Python has no name for it.
+_PR_SET_DUMPABLE = 4
+
+
+def keep_memory_private() -> None:
+    """Let nobody but root have this process's memory, as ssh-agent does: the key is in it, and in its environment.
+
+    No core dump is written, not even to a handler such as systemd-coredump, to which the limit on the size of cores
+    does not apply; and other processes of the same user can neither trace this one nor read its environment in /proc.
+    """
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # all that there is on other systems than Linux
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _fusermount() -> str | None:

@@ -29,11 +29,13 @@ from typing import Any, NoReturn
 
 import click
 
+from rescalefs import system
 from rescalefs.budget import Budget
 from rescalefs.client import Client
 from rescalefs.config import METADATA_DEADLINE_S
 from rescalefs.credentials import Account, CredentialError, find_account
 from rescalefs.errors import AccessDenied, NotFound, RescaleError
+from rescalefs.plain import plain
 from rescalefs.reach import Reach
 from rescalefs.transport import Transport
 
@@ -61,7 +63,12 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the sentence after the program's name."""
-        click.echo(f"rescalefs: {self.message}", err=True)
+        tell(f"rescalefs: {self.message}")
+
+
+def tell(text: str, *, ends: str = "\n") -> None:
+    """Print a line on standard error; what Rescale or a file name says in it moves no cursor and begins no line."""
+    click.echo(f"{plain(text)}{ends}", err=True, nl=False)
 
 
 def leave(code: int) -> NoReturn:
@@ -86,6 +93,7 @@ def named_account(key_file: Path | None, api_url: str | None, profile: str | Non
     Raises:
         Failure: there is no key, or a use of it would not be safe.
     """
+    system.keep_memory_private()
     try:
         return find_account(os.environ, Path.home(), key_file=key_file, api_url=api_url, profile=profile)
     except CredentialError as error:

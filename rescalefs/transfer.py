@@ -9,14 +9,18 @@ import contextlib
 import http.client
 import re
 from types import TracebackType
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
 from urllib3 import HTTPResponse
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader, NewConnectionError, ProxyError
+from urllib3.util import Retry
 
 from rescalefs.errors import Corrupt, Unavailable
 from rescalefs.stalls import Stalls, Watched
+
+T = TypeVar("T")
 
 # What a transfer that fails on the way may raise.
 TRANSPORT_ERRORS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)
@@ -125,3 +129,17 @@ def is_unconnected(error: Exception) -> bool:
     """Tell whether not even a connection came about: no route, no such name, nobody listening, no proxy."""
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return isinstance(reason, (NewConnectionError, ConnectTimeoutError, ProxyError))
+
+
+def retry_after_s(response: requests.Response, default_s: T) -> float | T:
+    """Return the seconds for which the server wants to be left alone, in either form of Retry-After."""
+    header = response.headers.get("Retry-After")
+    try:
+        return Retry().parse_retry_after(header) if header else default_s
+    except (InvalidHeader, ValueError, OverflowError):
+        return default_s
+
+
+def small_body(response: requests.Response, most_bytes: int) -> bytes:
+    """Return the beginning of an error's body; a POST's was read already, a GET's is still on the connection."""
+    return response.raw.read(most_bytes, decode_content=True) or response.content

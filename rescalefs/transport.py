@@ -23,19 +23,36 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
-from urllib3.exceptions import InvalidHeader
 from urllib3.exceptions import TimeoutError as TransferTimeout
 from urllib3.util import Retry
 
 from rescalefs import __version__
 from rescalefs.breaker import Breaker
-from rescalefs.budget import Budget
+from rescalefs.budget import Budget, Priority, Turn
 from rescalefs.credentials import Key
-from rescalefs.errors import AccessDenied, Corrupt, DeadlineExceeded, NotFound, Refused, RescaleError, Unavailable
+from rescalefs.errors import (
+    AccessDenied,
+    Corrupt,
+    DeadlineExceeded,
+    KeyRefused,
+    NotFound,
+    Refused,
+    RescaleError,
+    Unavailable,
+)
 from rescalefs.reach import Reach
 from rescalefs.stalls import Stalls
 from rescalefs.timing import Clock, remaining_s
-from rescalefs.transfer import TRANSPORT_ERRORS, Transfer, begun, cause, host_of, is_unconnected
+from rescalefs.transfer import (
+    TRANSPORT_ERRORS,
+    Transfer,
+    begun,
+    cause,
+    host_of,
+    is_unconnected,
+    retry_after_s,
+    small_body,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,6 +64,8 @@ CONNECT_S = 10.0
 SILENCE_S = 20.0
 MAX_REDIRECTS = 4
 _READ_BYTES = 64 * 1024
+# What is looked at of an answer that is an error, or that should be JSON and is not.
+_SHOWN_BYTES = 2000
 # How long a server that throttles is left alone when it does not say.
 _LEFT_ALONE_S = 1.0
 
@@ -134,9 +153,11 @@ class Transport:
             try:
                 return json.loads(body)
             except (ValueError, RecursionError):
-                raise Corrupt(f"GET {path}: the answer is not JSON: {bytes(body[:60])!r}") from None
+                shown = self._key.hide(body[:_SHOWN_BYTES].decode(errors="replace"))
+                raise Corrupt(f"GET {path}: the answer is not JSON: {shown[:60]!r}") from None
 
-        return self._get(endpoint, scope, path, deadline_at, {}, parse, _RETRY if is_retried else _ONCE)
+        turn = Turn(Priority.LISTING)
+        return self._get(endpoint, scope, path, deadline_at, turn, {}, parse, _RETRY if is_retried else _ONCE)
 
     def stream(
         self,
@@ -147,9 +168,10 @@ class Transport:
         *,
         start: int = 0,
         end: int | None = None,
+        turn: Turn | None = None,
         is_retried: bool = True,
     ) -> Transfer:
-        """Begin to GET bytes [start, end) of a resource, to its end if *end* is None.
+        """Begin to GET bytes [start, end) of a resource, to its end if *end* is None; urgent unless *turn* says else.
 
         The answer may begin at 0 though *start* is higher, where the server ignores ranges: look at `Transfer.start`.
 
@@ -169,7 +191,8 @@ class Transport:
                 transfer.be_watched(self._stalls, endpoint)
             return transfer
 
-        return self._get(endpoint, scope, path, deadline_at, headers, begin, _RETRY if is_retried else _ONCE)
+        turn = turn or Turn(Priority.READ)
+        return self._get(endpoint, scope, path, deadline_at, turn, headers, begin, _RETRY if is_retried else _ONCE)
 
     def post(self, endpoint: str, scope: str, path: str, deadline_at: float) -> Any:
         """POST once without a body; return the answer's JSON, {} where a success carries none.
@@ -183,7 +206,7 @@ class Transport:
         what = f"POST {path}"
         if self._reach is not None:
             self._reach.check(what)
-        self._budget.take(scope, deadline_at)
+        taken = self._budget.take(scope, deadline_at, Turn(Priority.READ))
         left_s = remaining_s(deadline_at, what, self._clock)
         self._count(endpoint)
         try:
@@ -201,9 +224,9 @@ class Transport:
         except TRANSPORT_ERRORS as error:
             raise Unavailable(f"{what}: no answer, so it may or may not have been done: {cause(error)}") from None
         if response.status_code == 429:
-            self._budget.throttled(scope, _retry_after_s(response, _LEFT_ALONE_S))
+            self._budget.throttled(scope, retry_after_s(response, _LEFT_ALONE_S), taken)
         if not 200 <= response.status_code < 300:
-            raise _error_of(response, what)
+            raise self._error_of(response, what)
         try:
             return response.json() if response.content else {}
         except (ValueError, RecursionError):
@@ -224,6 +247,7 @@ class Transport:
         scope: str,
         path: str,
         deadline_at: float,
+        turn: Turn,
         headers: Mapping[str, str],
         consume: Callable[[requests.Response], T],
         retry: Retry,
@@ -236,15 +260,14 @@ class Transport:
             DeadlineExceeded: the budget leaves no time for a try, or the last one got no answer.
             Offline: there is no network, or the endpoint is down.
         """
-        what = f"GET {path}"
-        url = f"{self.origin}/api/v2/{path}"
+        what, url = f"GET {path}", f"{self.origin}/api/v2/{path}"
         breaker = self._breaker if retry.total else None  # what is asked once only may fail by nature
         while True:
             if self._reach is not None:
                 self._reach.check(what)
             if self._breaker is not None:
                 self._breaker.check(endpoint, what)
-            self._budget.take(scope, deadline_at)
+            taken = self._budget.take(scope, deadline_at, turn)
             status, wait_s, is_silent, began = 0, None, False, self._clock()
             failure: RescaleError
             try:
@@ -253,14 +276,15 @@ class Transport:
                     self._reach.answered()
                 status = response.status_code
                 if status in (200, 206):
-                    self._budget.succeeded(scope)
+                    self._budget.succeeded(scope, taken)
+                    self._key.accepted()
                     answer = consume(response)
                     if self._breaker is not None:
                         self._breaker.answered(endpoint)
                     return answer
-                wait_s = _retry_after_s(response, None)
+                wait_s = retry_after_s(response, None)
                 with response:
-                    failure = _error_of(response, what)
+                    failure = self._error_of(response, what)
                 if not retry.is_retry("GET", status):
                     if self._breaker is not None:
                         self._breaker.answered(endpoint)
@@ -279,20 +303,19 @@ class Transport:
                 host = host_of(error) or urlsplit(url).netloc
                 failure = Unavailable(f"{what}: cannot reach {host}: {cause(error)}")
                 is_silent = isinstance(error, (requests.Timeout, TransferTimeout))
-                is_ours = host == urlsplit(url).netloc  # and not one that we were sent to
-                if self._reach is not None and is_ours and is_unconnected(error):
+                if self._reach is not None and host == urlsplit(url).netloc and is_unconnected(error):
                     self._reach.failed(f"{host}: {cause(error)}", self._clock() - began)
                     self._reach.check(what)
             if breaker is not None and status != 429:
                 breaker.failed(endpoint, path.partition("?")[0], str(failure), self._clock() - began)
             if not retry.total:
                 if status == 429:  # who asks once only makes all others wait, too
-                    self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s)
+                    self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s, taken)
                 raise failure
             retry = retry.increment("GET", url, response=HTTPResponse(b"", status=status or 599))
             back_off_s = retry.get_backoff_time() if wait_s is None else wait_s
             if status == 429:
-                self._budget.throttled(scope, back_off_s)
+                self._budget.throttled(scope, back_off_s, taken)
             if self._clock() + back_off_s >= deadline_at:
                 raise DeadlineExceeded(f"{what}: no answer in time: {failure}") if is_silent else failure
             is_loud = len(retry.history) >= 3  # the first hiccups are every network's; what lasts is worth a warning
@@ -335,6 +358,27 @@ class Transport:
         finally:
             self._idle.append(session)
 
+    def _error_of(self, response: requests.Response, what: str) -> RescaleError:
+        """Turn a refusal into an error. Its body may be JSON of several shapes, or a proxy's HTML."""
+        try:
+            body = json.loads(small_body(response, _SHOWN_BYTES))
+            detail = str(body.get("detail") or body) if isinstance(body, Mapping) else str(body)
+        except (*TRANSPORT_ERRORS, ValueError, RecursionError):
+            detail = response.reason or ""
+        text = f"{what}: {response.status_code} {self._key.hide(detail)[:200]}".rstrip()
+        match response.status_code:
+            case 401 if response.url.startswith(f"{self.origin}/"):
+                self._key.refused(text)
+                return KeyRefused(text)
+            case 401 | 403:  # a place that we were sent to refuses us for its own reasons
+                return AccessDenied(text)
+            case 404:
+                return NotFound(text)
+            case 429 | 500 | 502 | 503 | 504:
+                return Unavailable(text)
+            case status:
+                return Refused(text, status)
+
     def _count(self, endpoint: str) -> None:
         with self._lock:
             self._requests[endpoint] += 1
@@ -354,36 +398,3 @@ class Transport:
         session.headers["User-Agent"] = f"rescalefs/{__version__}"
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # the API is asked with the key alone
         return session
-
-
-def _retry_after_s(response: requests.Response, default_s: T) -> float | T:
-    """Return the seconds for which the server wants to be left alone, in either form of Retry-After."""
-    header = response.headers.get("Retry-After")
-    try:
-        return _RETRY.parse_retry_after(header) if header else default_s
-    except (InvalidHeader, ValueError, OverflowError):
-        return default_s
-
-
-def _small_body(response: requests.Response) -> bytes:
-    """Return the beginning of an error's body; a POST's was read already, a GET's is still on the connection."""
-    return response.raw.read(2000, decode_content=True) or response.content
-
-
-def _error_of(response: requests.Response, what: str) -> RescaleError:
-    """Turn a refusal into an error. Its body may be JSON of several shapes, or a proxy's HTML."""
-    try:
-        body = json.loads(_small_body(response))
-        detail = str(body.get("detail") or body) if isinstance(body, Mapping) else str(body)
-    except (*TRANSPORT_ERRORS, ValueError, RecursionError):
-        detail = response.reason or ""
-    text = f"{what}: {response.status_code} {detail[:200]}".rstrip()
-    match response.status_code:
-        case 401 | 403:
-            return AccessDenied(text)
-        case 404:
-            return NotFound(text)
-        case 429 | 500 | 502 | 503 | 504:
-            return Unavailable(text)
-        case status:
-            return Refused(text, status)

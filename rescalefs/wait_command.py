@@ -16,7 +16,7 @@ from rescalefs.config import METADATA_DEADLINE_S
 from rescalefs.credentials import Account
 from rescalefs.errors import AccessDenied, NotFound
 from rescalefs.loader import Loader
-from rescalefs.terminal import Exit, Failure, leave, named_account, owner_of
+from rescalefs.terminal import Exit, Failure, leave, named_account, owner_of, tell
 from rescalefs.transport import Transport
 from rescalefs.waiting import Goal, Waiter
 
@@ -34,9 +34,10 @@ class Progress:
         """Say where it stands."""
         line = f"{self._target}: {words}"
         if self._is_terminal:
-            click.echo(f"\r\x1b[K{line} ({time.monotonic() - self._began:.0f} s)", err=True, nl=False)
+            click.echo("\r\x1b[K", err=True, nl=False)
+            tell(f"{line} ({time.monotonic() - self._began:.0f} s)", ends="")
         elif line != self._said:
-            click.echo(line, err=True)
+            tell(line)
         self._said = line
 
     def end(self) -> None:
@@ -93,7 +94,7 @@ def wait_command(
         failure.show()
         leave(failure.exit_code)
     progress.end()
-    click.echo(f"rescalefs: {target}: {words}", err=True)
+    tell(f"rescalefs: {target}: {words}")
     leave(0)
 
 

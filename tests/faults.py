@@ -45,6 +45,7 @@ class Fault:
     effects: Mapping[str, Any]
     server: Server | None = None
     is_alone: bool = False  # it stops all that the mount asks for, for a moment
+    is_of_key: bool = False  # the log names the key, in one line for all whom it is refused
     network: str | None = None
     wrong_bytes: int = 0  # that a program may see before the error
 
@@ -71,9 +72,12 @@ def _rows(
     **effects: Any,
 ) -> list[Fault]:
     """Make a row for each operation that *codes* gives an errno for: for `cat` and `ls`, if it is one for both."""
-    is_alone = bool({"retry_after", "retry_after_date"} & set(effects))
+    is_of_key = effects.get("status") == 401
+    is_alone = is_of_key or bool({"retry_after", "retry_after_date"} & set(effects))
     codes = {CAT: codes, LS: codes} if isinstance(codes, int) else codes
-    return [Fault(name, kind, code, says, effects, server, is_alone, network) for kind, code in codes.items()]
+    return [
+        Fault(name, kind, code, says, effects, server, is_alone, is_of_key, network) for kind, code in codes.items()
+    ]
 
 
 def _playing(*scripts: Callable[[bytes], Script]) -> Server:
@@ -125,7 +129,8 @@ def _half(data: bytes) -> bytes:
 
 EIO, ETIMEDOUT = errno.EIO, errno.ETIMEDOUT
 FAULTS: list[Fault] = [
-    *_rows("401", dict.fromkeys((CAT, LS, LIVE_CAT), errno.EACCES), "401", status=401),
+    *_rows("401", dict.fromkeys((CAT, LS, LIVE_CAT), errno.EACCES),
+           "the API key from RESCALE_API_KEY is refused.*401", status=401),
     *_rows("403", dict.fromkeys((CAT, LS, LIVE_CAT), errno.EACCES), "403", status=403),
     *_rows("404", {CAT: errno.ESTALE, LS: errno.ENOENT, LIVE_CAT: errno.ENOENT}, "404", status=404),
     *_rows("409", EIO, "409", status=409),

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable
 
+from rescalefs.budget import Turn
 from rescalefs.errors import Unavailable
 from rescalefs.models import Digest, RemoteFile
 
@@ -28,7 +29,7 @@ class FaultySource:
         self.changed = threading.Condition()  # guards all the above
         self._random = random.Random(seed)
 
-    def contents(self, file_id: str, start: int, end: int | None, *, deadline_at: float) -> FaultyStream:
+    def contents(self, file_id: str, start: int, end: int | None, *, turn: Turn, deadline_at: float) -> FaultyStream:
         data = self.files[file_id]
         assert end is not None
         assert 0 <= start < end <= len(data)

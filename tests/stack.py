@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,11 @@ DEADLINE_S = 15.0
 WAIT_S = 30.0
 
 
+def budget_on(clock: ManualClock, rates: Mapping[str, Rate], **more: Any) -> Budget:
+    """Return a budget whose waits move *clock* and take no time."""
+    return Budget(rates, clock=clock.now, wait=lambda _woken, seconds: clock.advance(seconds), **more)
+
+
 def transport_to(
     origin: str,
     clock: ManualClock,
@@ -40,7 +45,7 @@ def transport_to(
     stalls: Stalls | None = None,
 ) -> Transport:
     """Return a transport without limits but *rates*; its sleeps move *clock* and take no time."""
-    budget = Budget(rates or {}, clock=clock.now, sleep=clock.advance)
+    budget = budget_on(clock, rates or {})
     key = key or Key(lambda: KEY, "a test")
     return Transport(
         origin, key, budget, reach=reach, breaker=breaker, stalls=stalls, clock=clock.now, sleep=clock.advance

@@ -122,12 +122,21 @@ class Worker:
             if self._random.random() < 0.3:
                 places, sizes = list(range(0, content.size + 1, MIB)), [MIB] * (content.size // MIB + 1)
             for place, size in zip(places, sizes, strict=True):
-                with self._timed("read"):
-                    data = os.pread(descriptor, size, place)
-                self._check(data == content.read(place, min(content.size, place + size)), f"{path} at {place}, {size}")
+                self._read_all(descriptor, path, content, place, min(content.size, place + size))
         finally:
             with self._timed("close"):
                 os.close(descriptor)
+
+    def _read_all(self, descriptor: int, path: Path, content: Generated, place: int, end: int) -> None:
+        """Read until all is there or an error comes: the kernel returns what precedes an error as a short read."""
+        while place < end:
+            with self._timed("read"):
+                data = os.pread(descriptor, end - place, place)
+            self._check(bool(data), f"{path} ends at {place}, not at {content.size}")
+            self._check(
+                data == content.read(place, place + len(data)), f"{path} is wrong at {place}, {len(data)} bytes"
+            )
+            place += len(data) or end
 
     def _stat(self) -> None:
         path, content = self._file()

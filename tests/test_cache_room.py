@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -321,5 +323,29 @@ def test_a_directory_that_vanishes_under_two_fails_nobody(start: Open, tmp_path:
     assert SMALL[0].write(cache)
     os.rename(tmp_path / "v2", tmp_path / "moved")
     assert VICTIM.write(cache) is False
+    assert SMALL[0].write(cache)
     assert SMALL[0].read(cache) == SMALL[0].bytes(0, BLOCK_BYTES)
-    assert SMALL[0].write(cache) in (True, False)
+
+
+def test_a_directory_that_was_removed_is_made_again(start: Open, tmp_path: Path) -> None:
+    """Nothing of it is left but what readers hold; what is fetched from then on is kept again."""
+    cache = start()
+    assert SMALL[0].write(cache)
+    shutil.rmtree(tmp_path / "v2")
+    assert SMALL[0].read(cache) == SMALL[0].bytes(0, BLOCK_BYTES)
+    assert not SMALL[1].write(cache)
+    for content in SMALL[:3]:
+        assert content.write(cache)
+        assert content.read(cache) == content.bytes(0, BLOCK_BYTES)
+    assert len(files(tmp_path)) == 3
+    assert stat.S_IMODE((tmp_path / "v2").stat().st_mode) == 0o700
+
+
+def test_a_small_disk_is_used_but_for_a_tenth(disk: Path) -> None:
+    """A gigabyte that stays free would be more than it has."""
+    with closing(DiskCache(disk, LIMIT)) as cache:
+        cache.start()
+        kept = [content.write(cache) for content in SMALL]
+        room = os.statvfs(disk)
+        assert kept == [True] * len(SMALL)
+        assert DISK_BYTES // 10 <= room.f_bavail * room.f_frsize < DISK_BYTES // 2

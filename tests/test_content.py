@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rescalefs.budget import Turn
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
 from rescalefs.content.segment import BLOCK_BYTES, SEGMENT_BYTES
@@ -37,7 +38,7 @@ class Source:
         self.is_gone = False
         self.gate: threading.Event | None = None
 
-    def contents(self, file_id: str, start: int, end: int | None, *, deadline_at: float) -> Stream:
+    def contents(self, file_id: str, start: int, end: int | None, *, turn: Turn, deadline_at: float) -> Stream:
         self.asked.append((file_id, start, end))
         if self.gate is not None:
             self.gate.wait(10)
@@ -101,7 +102,7 @@ def segments_on_disk(root: Path) -> list[Path]:
 class ShortSource(Source):
     """Ends every answer before a certain byte, as if that were all."""
 
-    def contents(self, file_id: str, start: int, end: int | None, *, deadline_at: float) -> Stream:
+    def contents(self, file_id: str, start: int, end: int | None, *, turn: Turn, deadline_at: float) -> Stream:
         self.asked.append((file_id, start, end))
         data = self.files[file_id]
         return Stream(data, start, max(start, MIB - 100) if start < MIB else end, None)

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rescalefs.credentials import DEFAULT_ORIGIN, Account, CredentialError, Key, find_account, is_loopback
+from rescalefs.credentials import (
+    DEFAULT_ORIGIN,
+    ENVIRONMENT_FILE,
+    Account,
+    CredentialError,
+    Key,
+    find_account,
+    is_loopback,
+)
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 ORIGIN = "https://eu.rescale.com"
@@ -256,3 +264,54 @@ def test_a_key_of_the_environment_stays(tmp_path: Path) -> None:
     key = find_account(environ, tmp_path).key
     environ["RESCALE_API_KEY"] = "new"
     assert not key.renew("Token old")
+
+
+def test_an_environment_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    """The unit names the file that systemd took the key from; one that is open is refused with the remedy."""
+    file = tmp_path / "environment"
+    environ = {"RESCALE_API_KEY": SECRET, ENVIRONMENT_FILE: str(file)}
+    assert key_of(find_account(environ, tmp_path)) == SECRET  # the file is optional
+    file.write_text(f"RESCALE_API_KEY={SECRET}\n")
+    for mode in (0o640, 0o604, 0o610):
+        file.chmod(mode)
+        with pytest.raises(CredentialError) as caught:
+            find_account(environ, tmp_path)
+        assert f"chmod 600 {file}" in str(caught.value)
+        assert SECRET not in str(caught.value)
+    file.chmod(0o600)
+    assert key_of(find_account(environ, tmp_path)) == SECRET
+
+
+def test_a_refused_key_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """However many ask; at once again if it was accepted meanwhile. The line says where it is from, not what it is."""
+    seconds = [0.0]
+    key = Key(lambda: SECRET, "a file", clock=lambda: seconds[0])
+    for seconds[0] in range(0, 180, 7):
+        key.refused("GET x/: 401 Invalid token.")
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
+    key.refused("again")
+    key.accepted()
+    key.refused("once more")
+    assert len(caplog.records) == 4
+    assert "from a file is refused: make a new one" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_source_that_cannot_be_read_again_is_told(
+    tmp_path: Path, config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Why the new key is not used is part of the line."""
+    config.write_text("[default]\napikey = old\n")
+    key = find_account({}, tmp_path).key
+    config.chmod(0o644)
+    key.renew("Token old")
+    key.refused("GET x/: 401")
+    assert f"chmod 600 {config}" in caplog.text
+
+
+def test_a_text_is_shown_without_the_key() -> None:
+    """Neither the key that is used now nor one before it, whole or as the beginning of another."""
+    texts = ["secret", "secret-and-more"]
+    key = Key(lambda: texts.pop(0), "a file")
+    key.renew("")
+    assert key.hide("no Token secret-and-more, but secret") == "no Token <key>, but <key>"

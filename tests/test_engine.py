@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -283,3 +284,23 @@ def test_a_server_without_ranges_begins_anew_after_a_cut(begin: Begin) -> None:
     assert read_through(begin(source).open(file)) == data
     assert len(source.asked) == 2
     assert 0 < source.asked[1][1] < len(data)
+
+
+@pytest.mark.parametrize("first", [0, 40, 100])
+def test_blocks_that_are_lost_while_they_are_looked_for_are_asked_for(begin: Begin, tmp_path: Path, first: int) -> None:
+    """A segment that was cut under its reader: each lost block is asked for anew."""
+    size = SEGMENT_BYTES
+    data, file = made(size)
+    source = source_of(size)
+    engine = begin(source)
+    with closing(engine.open(file)) as handle:
+        assert read_through(handle) == data
+        settle(engine)
+        (segment,) = (tmp_path / "v2").glob("*/*")
+        os.truncate(segment, DATA_AT + first * BLOCK_BYTES)
+        order = random.Random(first)
+        for _ in range(20):
+            at = order.randrange(size)
+            assert handle.read(at, READ) == data[at : at + READ]
+        assert read_through(handle) == data
+    assert source.taken_bytes <= 3 * size

@@ -344,7 +344,7 @@ def test_spools_take_no_more_room_than_they_may(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_error_and_loses_nothing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be kept is not served: EIO at first sight, the last size afterwards."""
+    """What can be kept nowhere is not served: EIO at first sight, the last size afterwards."""
     stack.source.data = b"Time = 0\n"
     handle = stack.open()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,7 +16,7 @@ from rescalefs.emulator.world import World
 from rescalefs.errors import Offline
 from rescalefs.kept import Kept
 from rescalefs.known import FOR_EVER_S, Answer, Known
-from rescalefs.listings import Listings, keep_owner, recall_owner
+from rescalefs.listings import JOBS, RUNS, Listings, keep_owner, recall_owner
 from rescalefs.reach import Reach
 from tests.conftest import Cost
 from tests.stack import catalog_of, paths
@@ -219,3 +220,31 @@ def test_listings_are_of_one_account(tmp_path: Path) -> None:
     assert recall_owner(kept, "origin", "Token other-key") is None
     assert recall_owner(kept, "elsewhere", "Token secret-key") is None
     assert not any(b"secret-key" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("damage", ["a field more", "a field less", "no rows", "rows of another kind"])
+def test_listings_of_another_version_are_asked_for_anew(
+    damage: str, world: World, mounting: Mounting, cost: Cost, tmp_path: Path
+) -> None:
+    """Whole and checksummed, but not as this version writes them: as good as none, and replaced."""
+    add_old_job(world)
+    with mounting() as catalog:
+        before = paths(catalog.view("AbCdE", "1"))
+    kept = Kept(tmp_path, wall_clock=world.clock.now)
+    change: dict[str, Callable[[dict[str, object]], object]] = {
+        "a field more": lambda row: {**row, "colour": "red"},
+        "a field less": lambda row: {name: row[name] for name in list(row)[:-1]},
+        "no rows": lambda row: None,
+        "rows of another kind": lambda row: [row["id"]],
+    }
+    for kind, key in ((JOBS, ("someone",)), (RUNS, ("someone", "AbCdE"))):
+        found = kept.read(kind, key)
+        assert found is not None
+        rows = [change[damage](row) for row in json.loads(bytes(found.body))]
+        kept.write(kind, key, json.dumps(None if damage == "no rows" else rows).encode())
+    for asked in (1, 0):
+        with mounting() as catalog:
+            assert cost(lambda: catalog.view("AbCdE", "1")).get("runs", 0) == asked
+            assert paths(catalog.view("AbCdE", "1")) == before
+    with mounting(reach=offline()) as catalog:
+        assert "AbCdE" in catalog.jobs()

@@ -39,14 +39,14 @@ ROWS = [
     {"tailing", "tree"},
     {"client"},
     {"transport"},
-    {"transfer"},
+    {"transfer", "config"},
     {
         "breaker",
         "budget",
         "kept",
         "known",
         "names",
-        "config",
+        "dump",
         "log",
         "loader",
         "credentials",
@@ -57,7 +57,7 @@ ROWS = [
         "system",
         "thread_state",
     },
-    {"models", "timing"},
+    {"models", "plain", "private", "timing"},
     {"errors"},
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
-from rescalefs.emulator.world import World
+from rescalefs.emulator.world import Run, World
 from rescalefs.errors import Unavailable
 from rescalefs.stalls import STALL_S, Stalls, Watched
+from tests.conftest import Mounted
 from tests.raw_server import READ, STALL, RawServer, Script, reply
 from tests.stack import client_of, transport_to
+from tests.tools import FILES
 
 MB = 1_000_000
 LONG_S = 30.0
@@ -155,6 +157,22 @@ def test_a_cut_is_an_error_and_no_end(body: Script, stalls: Stalls) -> None:
             while count := transfer.readinto(buffer):
                 data += buffer[:count]
     assert data == b"some"
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("effects", [{"stall_after": 100}, {"stream_bytes_per_s": 20}], ids=["silence", "drip"])
+def test_a_transfer_that_stalls_is_replaced(
+    effects: dict[str, int], run: Run, emulator: Emulator, mount_of: Callable[..., Mounted]
+) -> None:
+    """A program in a mount sees nothing of it but a pause; the second request brings the rest."""
+    mounted = mount_of(emulator, "--data-deadline", "8")
+    path = mounted.jobs / "AbCdE/runs/1/case/100/U"
+    assert path.stat().st_size == len(FILES["case/100/U"])
+    emulator.faults.add(endpoint="contents", times=1, **effects)
+
+    assert path.read_bytes() == FILES["case/100/U"]
+    assert emulator.requests["contents"] == 2
+    assert "ERROR" not in mounted.log
 
 
 @pytest.mark.parametrize("effects", [{"stall_after": 300_000}, {"stream_bytes_per_s": 20}], ids=["silence", "drip"])

@@ -132,10 +132,9 @@ class Trouble:
 
     def _kill_readers(self) -> None:
         while not self._ended.wait(0.3):
-            path = f"{self._mounted.jobs}/{self._random.choice(FINAL_JOBS)}/runs/1/case/{self._random.randrange(2)}"
-            reader = subprocess.Popen(
-                ["cat", *map(str, Path(path).glob("*"))], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            top = self._mounted.jobs / self._random.choice(FINAL_JOBS) / "runs/1"
+            paths = [str(top / name) for name in self._random.sample(list(FILES), 10)]
+            reader = subprocess.Popen(["cat", *paths], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             self._ended.wait(self._random.random())
             reader.kill()
             reader.wait(METADATA_S + DATA_S + GRACE_S)

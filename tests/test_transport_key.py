@@ -14,18 +14,19 @@ import pytest
 import requests
 
 from rescalefs import transport as module
-from rescalefs.budget import CONTENTS, DEFAULT_RATES, Budget, Rate, rates
+from rescalefs.budget import CONTENTS, DEFAULT_RATES, Rate, rates
 from rescalefs.credentials import Key
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.errors import (
     AccessDenied,
     DeadlineExceeded,
+    KeyRefused,
     Refused,
     Unavailable,
 )
 from tests.asking import GOOD, LONG_S, OK
 from tests.raw_server import RawServer, Step, header, reply
-from tests.stack import KEY, transport_to
+from tests.stack import KEY, budget_on, transport_to
 
 # The key, and where it goes.
 
@@ -172,6 +173,42 @@ def test_a_401_from_elsewhere_renews_nothing(ask: Callable[..., Any]) -> None:
         assert (len(reads), other.connections) == (1, 1)
 
 
+ECHOES = {
+    "in an error": lambda key: reply(409, json.dumps({"detail": f"Token {key} may not"}).encode()),
+    "far into an error": lambda key: reply(409, json.dumps({"detail": "x" * 180 + f"Token {key} may not"}).encode()),
+    "in a refusal": lambda key: reply(401, json.dumps({"detail": f"Invalid token {key}."}).encode()),
+    "in a status line": lambda key: reply(409).replace(b"409 ", f"409 no {key} ".encode()),
+    "for JSON": lambda key: reply(200, f"<p>Authorization: Token {key}</p>".encode()),
+}
+
+
+@pytest.mark.parametrize("case", ECHOES)
+def test_a_server_that_repeats_the_key_does_not_show_it(
+    case: str, ask: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a server complains of goes to logs and to users; the key in it does not, not even its beginning."""
+    caplog.set_level("DEBUG")
+    secret = "0123456789abcdef0123456789abcdef01234567"
+    with RawServer(ECHOES[case](secret)) as server, pytest.raises((AccessDenied, Unavailable)) as caught:
+        ask(server, key=Key(lambda: secret, "a test"))
+    for shown in (str(caught.value), caplog.text):
+        assert secret[:6] not in shown
+
+
+@pytest.mark.parametrize(("code", "kind", "lines"), [(401, KeyRefused, 1), (403, AccessDenied, 0)])
+def test_a_refused_key_leaves_one_line(
+    code: int, kind: type, lines: int, ask: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a key that nothing is allowed with; a right that is lacking is of what was asked for."""
+    key = Key(lambda: KEY, "a test")
+    with RawServer(reply(code)) as server:
+        for _ in range(5):
+            with pytest.raises(AccessDenied) as caught:
+                ask(server, key=key)
+            assert type(caught.value) is kind
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == lines
+
+
 def test_netrc_is_no_key(ask: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A netrc entry replaces the key neither here nor on a redirect elsewhere."""
     netrc = tmp_path / "netrc"
@@ -240,7 +277,7 @@ def test_every_request_is_counted_by_its_name(clock: ManualClock) -> None:
 
 def test_the_budget_can_be_turned_off(clock: ManualClock) -> None:
     """RESCALEFS_BUDGET=off paces nothing; anything else is the default."""
-    off = Budget(rates({"RESCALEFS_BUDGET": "off"}), clock=clock.now, sleep=clock.advance)
+    off = budget_on(clock, rates({"RESCALEFS_BUDGET": "off"}))
     begun = clock.now()
     for _ in range(10 * DEFAULT_RATES[CONTENTS].burst):
         off.take(CONTENTS, begun)

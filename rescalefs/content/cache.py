@@ -5,7 +5,8 @@
 
 A segment's file says itself what it holds, so the directory is the index, and there is nothing that could disagree with
 it. The order of use is the files' times. No room means less caching: the cache may slow a read, never falsify or fail
-it. It knows nothing of files, HTTP or FUSE: an identity is a name of 40 hex digits, a content is bytes.
+it. A directory in which others can write is not used at all, because what lies there is believed. The cache knows
+nothing of files, HTTP or FUSE: an identity is a name of 40 hex digits, a content is bytes.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ from rescalefs.content.segment import (
     segment_name,
     segments_of,
 )
+from rescalefs.private import make_inside, make_top, open_inside, remove_inside
 from rescalefs.timing import Clock
 
 log = logging.getLogger(__name__)
 
-# The cache leaves at least this much of the disk to others.
+# The cache leaves a tenth of the disk to others, but of a large one no more than this.
 MIN_FREE_BYTES = 1 << 30
+_FREE_SHARE = 10
 # Descriptors kept: below the usual limit of 1024 open files, with room for sockets.
 MAX_OPEN = 512
 # How old the noted time of last use may be: in this process, and on disk for the other ones.
@@ -47,6 +50,11 @@ _PAGE_BYTES = 4096
 _MISSING = bytes([MISSING])
 
 
+def segments_directory(directory: Path) -> Path:
+    """Return where segments are in a cache directory; a version of the program that has other ones has its own."""
+    return directory / "v2"
+
+
 class DiskCache:
     """Segments on disk, at most `limit_bytes` of them; the least recently used go first. Threads: any."""
 
@@ -55,11 +63,11 @@ class DiskCache:
         directory: Path,
         limit_bytes: int,
         *,
-        min_free_bytes: int = MIN_FREE_BYTES,
+        min_free_bytes: int | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.limit_bytes = limit_bytes
-        self._root = directory / "v2"
+        self._root = segments_directory(directory)
         self._min_free_bytes = min_free_bytes
         self._clock = clock
         # Guards _sizes, _evicted and _written_bytes, and that a segment is opened once; files are opened and
@@ -69,25 +77,41 @@ class DiskCache:
         self._sizes = _Sizes(limit_bytes, self._evicted)
         self._opened: dict[tuple[str, int], Segment] = {}  # read without the lock: a look-up in a dict is one step
         self._written_bytes = 0  # since the directory was last looked at
-        self._users: int | None = None  # descriptor of the lock file
+        self._users: int | None = None  # descriptor of the lock file; None while the directory cannot be used
+        self._is_closed = False
         self._has_warned = False
 
     def start(self) -> None:
         """Learn what is there, oldest use first."""
         try:
-            for path in (self._root.parent, self._root):  # `parents=True` would open those above to others
-                path.mkdir(mode=0o700, exist_ok=True)
-            self._users = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with contextlib.suppress(OSError):  # a file system without locks has one process, or is slower
-                fcntl.flock(self._users, fcntl.LOCK_SH | fcntl.LOCK_NB)
             with self._lock:
-                self._scan()
+                self._begin()
         except OSError as error:
             self._warn(error)
 
+    def _begin(self) -> None:
+        """Make the directories where they are missing, and look at what is there.
+
+        Raises:
+            OSError: they cannot be made, or are not ours alone: then nothing is read from them either.
+        """
+        make_top(self._root.parent)
+        make_inside(self._root)
+        users = open_inside(self._root, "lock", os.O_RDWR | os.O_CREAT)
+        with contextlib.suppress(OSError):  # a file system without locks has one process, or is slower
+            fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        self._users = users
+        self._scan()
+
     def close(self) -> None:
-        """Let go of all files."""
+        """Let go of all files, for good."""
+        self._is_closed = True
+        self._end()
+
+    def _end(self) -> None:
         with self._lock:
+            for segment in self._opened.values():
+                segment.is_evicted = True
             self._opened.clear()
             if self._users is not None:
                 os.close(self._users)
@@ -140,6 +164,9 @@ class DiskCache:
                 segment = self._open(identity, number, content_bytes, may_make=True)
             if segment is None or not segment.write(offset // BLOCK_BYTES, data):
                 return False
+        except FileNotFoundError:  # somebody has removed the directory: the next write makes it again
+            self._end()
+            return False
         except OSError as error:
             self._warn(error)
             return False
@@ -200,6 +227,10 @@ class DiskCache:
             segment = self._opened.get(key)
             if segment is not None and not segment.is_evicted:
                 return segment
+            if self._users is None:
+                if self._is_closed or not may_make:
+                    return None
+                self._begin()
             if may_make and not self._has_room(min(SEGMENT_BYTES, content_bytes)):
                 return None
             try:
@@ -221,7 +252,10 @@ class DiskCache:
             return False
         while True:
             disk = os.statvfs(self._root)
-            if disk.f_bavail * disk.f_frsize >= self._min_free_bytes + size:
+            least_bytes = self._min_free_bytes
+            if least_bytes is None:
+                least_bytes = min(MIN_FREE_BYTES, disk.f_blocks * disk.f_frsize // _FREE_SHARE)
+            if disk.f_bavail * disk.f_frsize >= least_bytes + size:
                 return True
             if not self._sizes:
                 self._warn(OSError("the disk is nearly full"))
@@ -302,7 +336,7 @@ class DiskCache:
         if segment is not None:
             segment.is_evicted = True
         with contextlib.suppress(OSError):
-            (self._root / name).unlink()
+            remove_inside(self._root, name)
 
     def _warn(self, error: OSError) -> None:
         with self._lock:

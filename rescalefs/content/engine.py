@@ -133,9 +133,7 @@ class ContentEngine:
         self._is_closed = True
         self._streams.close()
         self._verifier.close()
-        with self._lock:
-            contents = list(self._contents.values())
-        for content in contents:
+        for content in self.open_contents():
             with content.lock:
                 for fetch in content.fetches:
                     fetch.is_unwanted = True
@@ -218,6 +216,11 @@ class ContentEngine:
             "content.fetched_bytes": self._fetcher.fetched_bytes,
         }
 
+    def open_contents(self) -> list[Content]:
+        """Return what is open; its text says what is on its way."""
+        with self._lock:
+            return list(self._contents.values())
+
     def identity(self, file: RemoteFile) -> str:
         """Return what names the content of a file, as a file name."""
         known_by = f"{file.digest.algorithm}:{file.digest.value.hex()}" if file.digest else f"{self._account}:{file.id}"
@@ -260,7 +263,6 @@ class ContentEngine:
                 return self.readinto(handle, content, offset, buffer)
         if self._must_be_verified(content):
             return self.readinto(handle, content, offset, buffer)  # some of it has come anew
-        return None
 
     def _wait_for(self, content: Content, cursor: Cursor, offset: int, buffer: memoryview) -> None:
         """Wait until the bytes from *offset* on that fill *buffer* are here, and place them there.
@@ -284,9 +286,10 @@ class ContentEngine:
                 left_s = patience_s(self._deadline_s - (time.monotonic() - began))
                 if self._is_closed:
                     raise Unavailable("the mount is closing")
+                if left_s > 0 and not content.is_coming(offset, end) and not wait.happened.is_set():
+                    continue  # what seemed to be here has just proved to be damaged
                 if not wait.happened.wait(left_s):
-                    seconds = time.monotonic() - began
-                    raise DeadlineExceeded(f"file {content.file.id}: no answer in {seconds:.1f} s")
+                    raise DeadlineExceeded(f"file {content.file.id}: no answer in {time.monotonic() - began:.1f} s")
                 if wait.error is not None:
                     raise wait.error
             finally:

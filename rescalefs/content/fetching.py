@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from rescalefs.budget import Turn
 from rescalefs.content.flight import Content, Fetch
 from rescalefs.content.segment import BLOCK_BYTES, block_sums
 from rescalefs.content.store import Store
@@ -49,8 +50,8 @@ class ContentStream(Protocol):
 class ContentSource(Protocol):
     """Where bytes come from."""
 
-    def contents(self, file_id: str, start: int, end: int | None, *, deadline_at: float) -> ContentStream:
-        """Begin to read bytes [start, end) of a file."""
+    def contents(self, file_id: str, start: int, end: int | None, *, turn: Turn, deadline_at: float) -> ContentStream:
+        """Begin to read bytes [start, end) of a file; *turn* tells how urgent it is, and may change meanwhile."""
 
 
 class Fetcher:
@@ -163,6 +164,7 @@ class Fetcher:
         for fetch in content.fetches:
             if fetch.start <= start < fetch.end and not fetch.is_unwanted:
                 if start < urgent_end:
+                    fetch.turn.hurry()
                     self._streams.hurry(fetch.job)
                 return min(fetch.end, content.size), []
             if start < fetch.start:
@@ -218,7 +220,7 @@ class Fetcher:
         reached = fetch.start
         while fetch.position < fetch.end and not fetch.is_unwanted:
             before = fetch.position + filled
-            stream = self._begin(content, before, fetch.end)
+            stream = self._begin(content, fetch, before, fetch.end)
             began = self._clock()
             try:
                 if stream.start < before:  # the server ignores ranges and sends everything: take it from the beginning
@@ -292,7 +294,7 @@ class Fetcher:
         have = futile = 0
         while have < content.size and not fetch.is_unwanted:
             before = have
-            stream = self._begin(content, have, content.size)
+            stream = self._begin(content, fetch, have, content.size)
             try:
                 have = min(have, stream.start)
                 with contextlib.suppress(Unavailable):
@@ -305,15 +307,16 @@ class Fetcher:
                 raise Unavailable(f"{_name(content)}: the transfer was cut {ATTEMPTS} times")
         return data
 
-    def _begin(self, content: Content, start: int, end: int) -> ContentStream:
-        """Ask for bytes [start, end).
+    def _begin(self, content: Content, fetch: Fetch, start: int, end: int) -> ContentStream:
+        """Ask for bytes [start, end), in the turn of *fetch*.
 
         Raises:
             Stale: the file is gone.
             Corrupt: it has another size than listed.
         """
         try:
-            stream = self._source.contents(content.file.id, start, end, deadline_at=self._clock() + self._deadline_s)
+            deadline_at = self._clock() + self._deadline_s
+            stream = self._source.contents(content.file.id, start, end, turn=fetch.turn, deadline_at=deadline_at)
         except NotFound as error:
             raise Stale(f"{_name(content)} is gone: {error}") from None
         if stream.total is not None and stream.total != content.size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from rescalefs.budget import Priority, Turn
 from rescalefs.content.streams import Job
 from rescalefs.content.verify import Check, FirstSums
 from rescalefs.content.window import Cursor, Pattern
@@ -38,6 +39,7 @@ class Fetch:
         self.cursor = cursor
         self.is_unwanted = False
         self.job = Job(is_urgent=is_urgent)
+        self.turn = Turn(Priority.READ if is_urgent else Priority.AHEAD)  # of its requests
 
 
 class Content:
@@ -63,6 +65,16 @@ class Content:
         self._on_verdict = on_verdict
         self.check_anew()
 
+    def __str__(self) -> str:
+        """Say for a log who has it open, and what is on its way."""
+        with self.lock:
+            waits = " ".join(f"[{wait.start}, {wait.end})" for wait in self.waits)
+            fetches = " ".join(f"[{fetch.start}, {fetch.end}) at {fetch.position}" for fetch in self.fetches)
+        return (
+            f"file {self.file.id} ({self.file.path}): {self.users} open"
+            f"{'; waited for: ' if waits else ''}{waits}{'; fetching: ' if fetches else ''}{fetches}"
+        )
+
     def note(self, start: int, sums: bytes) -> bool:
         """Note blocks that have come; False if one is not as it was before. Called with the lock held."""
         is_same, new_at = self.first.note(start, sums)
@@ -70,6 +82,11 @@ class Content:
         if check is not None and new_at is not None and (new_at < check.at or check.verdict is not None):
             self.check_anew()  # it was here from before, and nobody knows as what
         return is_same
+
+    def is_coming(self, start: int, end: int) -> bool:
+        """Tell whether something of the bytes in [start, end) is on its way."""
+        with self.lock:
+            return any(each.start < end and start < each.end and not each.is_unwanted for each in self.fetches)
 
     def check_anew(self) -> None:
         """Begin a new checksum: bytes that went into the present one are replaced. Called with the lock held."""

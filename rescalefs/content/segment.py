@@ -27,6 +27,8 @@ from pathlib import Path
 
 import xxhash
 
+from rescalefs.private import make_inside, open_inside
+
 log = logging.getLogger(__name__)
 
 # What is fetched, checked and noted as one: a small random read costs little more than itself.
@@ -248,21 +250,22 @@ def open_segment(root: Path, identity: str, number: int, content_bytes: int, *, 
     path = root / name
     header = _HEADER.pack(_MARK, identity.encode(), number, content_bytes)
     size = min(SEGMENT_BYTES, content_bytes - number * SEGMENT_BYTES)
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if may_make else 0)
+    flags = os.O_RDWR | (os.O_CREAT if may_make else 0)
     for _ in range(3):
         try:
-            descriptor = os.open(path, flags, 0o600)
+            descriptor = open_inside(root, name, flags)
         except FileNotFoundError:
             if not may_make:
                 return None
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            make_inside(path.parent)
             continue
         except OSError as error:
+            link = {errno.ELOOP: path, errno.ENOTDIR: path.parent}.get(error.errno or 0)
             if not may_make:
                 return None
-            if error.errno != errno.ELOOP:
+            if link is None or not link.is_symlink():
                 raise
-            path.unlink(missing_ok=True)  # a link to elsewhere
+            link.unlink(missing_ok=True)  # it leads elsewhere
             continue
         try:
             is_writer = _lock(descriptor)
