@@ -104,6 +104,8 @@ def _list(item: Mapping[str, Any], key: str) -> list[Any]:
 def _value(item: Mapping[str, Any]) -> str:
     """Return the value of a variable, a number or a text or absent, as text."""
     value = item.get("value")
+    if value is not None and not isinstance(value, str | int | float):
+        raise Corrupt(f"the API sent {_shown(value)} as the value of a variable")
     return "" if value is None else str(value)
 
 

@@ -47,6 +47,7 @@ from rescalefs.nodes import (
     refresh_file,
 )
 from rescalefs.outputs import EndingOutput, LiveOutput, OutputFile, output_attributes
+from rescalefs.plain import plain
 from rescalefs.tailing import LiveKey
 from rescalefs.tree import RESERVED, Leaf, LivePath, Tree
 
@@ -117,7 +118,7 @@ def _root(rooms: Rooms) -> Directory:
     def own() -> Node:
         texts = {
             "version": lambda: f"{__version__}\n".encode(),
-            "status": lambda: f"{rooms.status()}\n".encode(),
+            "status": lambda: f"{plain(rooms.status())}\n".encode(),
             "stats": lambda: generated.table(rooms.stats()),
             "config": lambda: generated.table(rooms.config),
         }

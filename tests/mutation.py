@@ -53,6 +53,7 @@ VALUES: list[Callable[[], JSON]] = [
     lambda: [[]],
     lambda: [{}],
     lambda: {"id": "x"},
+    lambda: _nested(90),
     lambda: _nested(400),
     lambda: list(range(3000)),
 ]
