@@ -43,7 +43,7 @@ def parse_time_ns(text: object) -> int | None:
     zone = "+00:00" if zone in (None, "Z") else zone if ":" in zone else f"{zone[:3]}:{zone[3:]}"
     try:
         seconds = _seconds(f"{day}T{clock}{zone}")
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise Corrupt(f"the API sent {_shown(text)} where a time belongs") from error
     return seconds * 10**9 + int((fraction or "").ljust(9, "0"))
 
@@ -51,7 +51,9 @@ def parse_time_ns(text: object) -> int | None:
 @lru_cache(maxsize=1024)  # the files of a run are uploaded within minutes: many rows share a second
 def _seconds(iso: str) -> int:
     delta = datetime.fromisoformat(iso) - datetime(1970, 1, 1, tzinfo=timezone.utc)
-    return delta.days * 86_400 + delta.seconds
+    seconds = delta.days * 86_400 + delta.seconds
+    datetime.fromtimestamp(seconds, timezone.utc)  # a zone may lead out of the first and the last year that there is
+    return seconds
 
 
 def time_text(time_ns: int | None) -> str | None:

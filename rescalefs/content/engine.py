@@ -361,6 +361,9 @@ class ContentEngine:
         try:
             if handle.content.check is not None:
                 self._verify_first(handle.content)
+            digest = file.digest
+            if not file.size and digest is not None and hashlib.new(digest.algorithm).digest() != digest.value:
+                raise Corrupt("what is empty is not fetched, and does not match the checksum")
             handle.read(0, 1)
             if handle.content.check is None or handle.content.check.verdict:
                 log.warning("file %s (%s) has %d bytes, as its checksum confirms", file.id, file.path, file.size)
