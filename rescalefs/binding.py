@@ -8,6 +8,7 @@ libfuse3 (readdirplus), and a way to end the mount from another thread.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import ctypes
 import logging
 import os
@@ -18,7 +19,10 @@ from ctypes.util import find_library
 from types import ModuleType
 from typing import Any
 
+from rescalefs.kernel import CHANGEABLE_S, FINAL_S
+from rescalefs.namespace import FINAL_BELOW
 from rescalefs.operations import MAX_PARKED_READS, Gate, Operations
+from rescalefs.stat_bytes import StatBytes
 from rescalefs.thread_state import ThreadStates
 
 log = logging.getLogger(__name__)
@@ -32,9 +36,8 @@ MAX_THREADS = MAX_PARKED_READS + 128
 _READ_AHEAD_KIB = 1024
 # libfuse learned max_threads in 3.12.
 _HAS_MAX_THREADS = (3, 12)
-_FILL_DIR_PLUS = 2
-# Seconds that the kernel keeps attributes and names: live files must be honest within a second (`tail -f` polls fstat).
-ATTRIBUTES_S = 1.0
+_READDIR_PLUS, _FILL_DIR_PLUS = 1, 2
+_ROOT_INODE = 1
 # Interrupts the loop's wait in the main thread; it has no meaning of its own.
 _WAKE = signal.SIGUSR2
 
@@ -143,8 +146,9 @@ class Binding:
             "subtype": "rescalefs",
             "default_permissions": True,  # without it the kernel checks no modes at all
             "use_ino": True,
-            "attr_timeout": str(ATTRIBUTES_S),
-            "entry_timeout": str(ATTRIBUTES_S),
+            # libfuse2 has one for all, and no way to drop the attributes of a path.
+            "attr_timeout": str(FINAL_S if self.version[0] == 3 else CHANGEABLE_S),
+            "entry_timeout": str(FINAL_S),
             "negative_timeout": "0",
             "nosuid": True,
             "nodev": True,
@@ -163,8 +167,9 @@ class Binding:
             NoFuse: the library refused to mount; it has said why on standard error.
         """
         is_fuse3 = self.version[0] == 3
-        gate = _gate3(operations, end) if is_fuse3 else _gate2(operations, end)
-        session = _with_plus(self.module) if is_fuse3 else _direct(self.module)
+        calls: _Calls = (_Calls3 if is_fuse3 else _Calls2)(self.module, os.path.abspath(mount_point))
+        gate = (_gate3 if is_fuse3 else _gate2)(operations, end, calls)
+        session = _fuse3_class(self.module) if is_fuse3 else _fuse2_class(self.module)
         end.arm(self.module)
         try:
             keywords = {**self._keywords, **self.options(mount_options)}
@@ -199,7 +204,74 @@ class End:
             signal.pthread_kill(main, _WAKE)
 
 
-def _gate2(operations: Operations, end: End) -> Gate:
+class _Calls:
+    """What both libraries let us tell the kernel; see `rescalefs.kernel`."""
+
+    def __init__(self, module: ModuleType, mount_point: str) -> None:
+        self._library = library = module._libfuse
+        self._mount_point = mount_point
+        self._fuse = ctypes.c_void_p()
+        self._session = ctypes.c_void_p()
+        library.fuse_get_session.restype = ctypes.c_void_p
+        library.fuse_lowlevel_notify_inval_entry.argtypes = (
+            *(ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_size_t),
+        )
+
+    def know_session(self) -> None:
+        """Remember the library's session. Called in the init operation, where the library tells it."""
+        self._fuse = ctypes.c_void_p(self._library.fuse_get_context().contents.fuse)
+        self._session = ctypes.c_void_p(self._library.fuse_get_session(self._fuse))
+
+    @property
+    def _is_over(self) -> bool:
+        """Tell whether the mount ends: the library closes its connection next, and no call may use it any more."""
+        return bool(self._library.fuse_session_exited(self._session))
+
+    def _channel(self) -> int | None:
+        """Return what notices are sent to."""
+        return self._session.value
+
+    def drop_attributes(self, path: str) -> None:
+        """Let the attributes be: they last a second."""
+
+    def drop_names(self) -> None:
+        """Drop the names in the mount's top directory, which takes all those below along."""
+        for name in FINAL_BELOW:
+            if self._is_over or (channel := self._channel()) is None:
+                return
+            text = name.encode()
+            self._library.fuse_lowlevel_notify_inval_entry(channel, _ROOT_INODE, text, len(text))
+            # Who is at work in this directory would find it to have no path, until it is looked up again.
+            with contextlib.suppress(OSError):
+                os.stat(f"{self._mount_point}/{name}")
+
+
+class _Calls2(_Calls):
+    """libfuse2 sends notices to a channel."""
+
+    def __init__(self, module: ModuleType, mount_point: str) -> None:
+        super().__init__(module, mount_point)
+        self._library.fuse_session_next_chan.restype = ctypes.c_void_p
+
+    def _channel(self) -> int | None:
+        channel: int | None = self._library.fuse_session_next_chan(self._session, None)
+        return channel
+
+
+class _Calls3(_Calls):
+    """libfuse3 finds the kernel's inode of a path."""
+
+    def __init__(self, module: ModuleType, mount_point: str) -> None:
+        super().__init__(module, mount_point)
+        self._library.fuse_invalidate_path.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+
+    def drop_attributes(self, path: str) -> None:
+        """Drop the attributes; the library says ENOENT where the kernel knows nothing of the path."""
+        if not self._is_over:
+            self._library.fuse_invalidate_path(self._fuse, path.encode(errors="surrogateescape"))
+
+
+def _gate2(operations: Operations, end: End, calls: _Calls) -> Gate:
     class Gate2(Gate):
         """fusepy calls the operations object itself, with the operation's name."""
 
@@ -208,31 +280,37 @@ def _gate2(operations: Operations, end: End) -> Gate:
 
         def init(self, path: str) -> None:
             end.know_session()
+            calls.know_session()
+            operations.connect(calls)
             operations.init(path)
 
     return Gate2(operations)
 
 
-def _gate3(operations: Operations, end: End) -> Gate:
+def _gate3(operations: Operations, end: End, calls: _Calls) -> Gate:
     class Gate3(Gate):
         """mfusepy hands over the connection's settings when it starts."""
 
         def init_with_config(self, connection: Any, _config: Any) -> None:
             end.know_session()
+            calls.know_session()
             connection.max_background = MAX_BACKGROUND
             connection.congestion_threshold = MAX_BACKGROUND * 3 // 4
+            operations.connect(calls)
             operations.init("/")
 
     return Gate3(operations)
 
 
-def _direct(module: ModuleType) -> Any:
-    """Return the binding's FUSE class with a read that hands over the library's buffer instead of copying into it.
+def _direct_class(module: ModuleType, stat_bytes: StatBytes) -> Any:
+    """Return the binding's FUSE class without what is slow in it, for operations that come by the hundred thousand.
 
-    Its threads keep their state from one callback to the next.
+    A read hands over the library's buffer instead of copying into it, attributes are written as they lie in memory,
+    and threads keep their state from one callback to the next.
     """
 
     states = ThreadStates()
+    stat_size = stat_bytes.size
 
     class DirectFuse(module.FUSE):  # type: ignore[name-defined,misc]
         def _wrapper(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -245,33 +323,70 @@ def _direct(module: ModuleType) -> Any:
             count: int = self.operations.readinto(name, memoryview(place).cast("B"), offset, info.contents)
             return count
 
+        def _fill(self, path: bytes, buffer: Any) -> int:
+            """Answer getattr."""
+            stat = self.operations.getattr(path.decode(errors="surrogateescape"))
+            ctypes.memmove(buffer, stat_bytes(*stat), stat_size)
+            return 0
+
     return DirectFuse
 
 
-# What a complete entry has besides its kind, number and times.
-_SIZES = ("st_nlink", "st_size", "st_blocks", "st_uid", "st_gid")
-_NS = 1_000_000_000
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-def _with_plus(module: ModuleType) -> Any:
-    """Return the binding's FUSE class with a readdir that gives attributes, so that `ls -l` needs no stat a file."""
+def _fuse2_class(module: ModuleType) -> Any:
+    """Return fusepy's class with getattr and readdir of our own."""
+    stat_bytes = StatBytes(module.c_stat)
+    kind = stat_bytes.kind
+    # The library's function takes addresses; ctypes would make an object for each.
+    fill_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64)
 
-    class PlusFuse(_direct(module)):  # type: ignore[misc]
-        def readdir_fuse_3(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int) -> int:
-            entries = self.operations.listing(path.decode(errors="surrogateescape"), info.contents.fh, offset)
-            stat = module.c_stat()  # one for all: the library copies it
-            times = [(name, getattr(stat, f"{name}spec")) for name in ("st_atime", "st_mtime", "st_ctime")]
-            for number, (name, attributes, is_complete) in enumerate(entries, start=offset + 1):
-                stat.st_mode, stat.st_ino = attributes["st_mode"], attributes["st_ino"]
-                plus = _FILL_DIR_PLUS if is_complete else 0
-                if is_complete:
-                    for field in _SIZES:
-                        setattr(stat, field, attributes[field])
-                    for field, time in times:
-                        time.tv_sec, time.tv_nsec = divmod(attributes[field], _NS)
-                # A non-zero offset makes the library take one buffer at a time; 3.14 ignores "plus" at offset 0.
-                if filler(buffer, name.encode(errors="surrogateescape"), stat, number, plus) != 0:
-                    break
+    class Fuse2(_direct_class(module, stat_bytes)):  # type: ignore[misc]
+        def fgetattr(self, path: bytes, buffer: Any, _info: Any) -> int:
+            return int(self._fill(path, buffer))
+
+        def readdir(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any) -> int:
+            fill = fill_type(_address(filler))
+            where, handle, number = path.decode(errors="surrogateescape"), info.contents.fh, 0
+            # Without numbers the library takes all of it at once, and asks no more.
+            while lines := self.operations.readdir(where, handle, number, has_attributes=False):
+                for name, inode, mode, _size, _time in lines:
+                    if fill(buffer, name, kind(inode, mode), 0) != 0:
+                        return 0
+                number += len(lines)
             return 0
 
-    return PlusFuse
+    return Fuse2
+
+
+def _fuse3_class(module: ModuleType) -> Any:
+    """Return mfusepy's class with getattr and readdir of our own, which gives attributes: `ls -l` asks no more."""
+    stat_bytes = StatBytes(module.c_stat)
+    kind = stat_bytes.kind
+    fill_type = ctypes.CFUNCTYPE(
+        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int)
+    )
+
+    class Fuse3(_direct_class(module, stat_bytes)):  # type: ignore[misc]
+        def getattr_fuse_3(self, path: bytes, buffer: Any, _info: Any) -> int:
+            return int(self._fill(path, buffer))
+
+        def readdir_fuse_3(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int) -> int:
+            fill = fill_type(_address(filler))
+            where, handle, number = path.decode(errors="surrogateescape"), info.contents.fh, offset
+            is_plus = bool(flags & _READDIR_PLUS)
+            while lines := self.operations.readdir(where, handle, number, has_attributes=is_plus):
+                for name, inode, mode, size, time in lines:
+                    number += 1
+                    # A number makes the library take one buffer at a time; 3.14 ignores "plus" without.
+                    if size is None:
+                        is_full = fill(buffer, name, kind(inode, mode), number, 0)
+                    else:
+                        is_full = fill(buffer, name, stat_bytes(inode, mode, size, time), number, _FILL_DIR_PLUS)
+                    if is_full:
+                        return 0
+            return 0
+
+    return Fuse3

@@ -147,11 +147,14 @@ class _Bucket:
 
     def go(self, waiter: _Waiter, now: float) -> None:
         """Let him go."""
-        self.overtaken = 0 if waiter is self.waiting[0] else self.overtaken + 1
         self.full_again_at = max(self.full_again_at, now) + 1 / self.per_s
+        self.overtaken += 1
+        self.leave(waiter)
 
     def leave(self, waiter: _Waiter) -> None:
         """Take him from the queue, and tell whose turn it is then."""
+        if waiter is self.waiting[0]:
+            self.overtaken = 0
         self.waiting.remove(waiter)
         if self.waiting:
             self.first().woken.set()
@@ -201,7 +204,6 @@ class Budget:
                 may_go_at = max(bucket.free_at(now), self._stopped_until)
                 if first is waiter and may_go_at <= now + _TICK_S:
                     bucket.go(waiter, now)
-                    bucket.leave(waiter)
                     return bucket.halvings
                 goes_at = max(bucket.free_at(now, bucket.ahead_of(waiter)), self._stopped_until, now)
                 if goes_at > deadline_at:
@@ -253,7 +255,7 @@ class Budget:
 
     @property
     def learnt(self) -> Mapping[str, float]:
-        """The rates that are not those which this budget was told to begin with."""
+        """The rates that are others than the default or chosen ones: what the next budget should remember."""
         with self._lock:
             return {scope: each.per_s for scope, each in self._buckets.items() if each.per_s != each.full.per_s}
 

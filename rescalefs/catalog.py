@@ -12,33 +12,30 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rescalefs.client import Client
 from rescalefs.errors import NotFound, Offline, RescaleError, Unavailable
+from rescalefs.finality import GIVEN_UP_AFTER_S, ended_for_s, is_final, is_long_over
 from rescalefs.kept import Kept
-from rescalefs.known import FOR_EVER_S, Answer, Known
-from rescalefs.listings import Listings, is_same
+from rescalefs.known import FOR_EVER_S, Answer, Known, Lifetimes
+from rescalefs.listings import KeptTree, Listings, is_same
 from rescalefs.loader import Loader
 from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run, Status
 from rescalefs.packed import PackedFiles, PackedTree, pack
+from rescalefs.shown import Changed, Shown
+from rescalefs.sweeps import Sweeps
 from rescalefs.timing import Clock
 from rescalefs.tree import Branch, LivePath, Tree, build_tree
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# A run whose outputs are complete by its own count, this long after its end, is taken as final at one look;
-# Rescale uploads outputs one by one after the end, within minutes for usual sizes.
-SETTLED_AFTER_S = 3600.0
-# A run whose count never matches its listing is final a day after its end, when the listing was the same for an hour.
-GIVEN_UP_AFTER_S = 86_400.0
-SAME_FOR_S = 3600.0
-_NS = 1_000_000_000
 _UNPACKED_BYTES = 700  # of a file as objects, about
 
 
@@ -52,21 +49,6 @@ class RunState(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lifetimes:
-    """Seconds for which an answer is used without asking again."""
-
-    jobs_s: float = 30.0  # the list of jobs, when somebody lists it
-    job_s: float = 3600.0  # that a job exists, when somebody goes through it
-    status_s: float = 10.0  # a job's status, and the runs of a job that is not over
-    runs_over_s: float = 3600.0  # the runs of a job that is over
-    runs_final_s: float = 86_400.0  # the same a day after the last one's end: this look confirms final runs
-    live_s: float = 10.0  # the names in a live run: each look runs a command on the user's cluster
-    settling_s: float = 15.0  # the outputs of a run that has just ended
-    miss_s: float = 30.0  # that there is no such job
-    offline_s: float = 2.0  # what is shown from disk because there is no network
-
-
-@dataclass(frozen=True, slots=True)
 class RunView:
     """One run as it was last seen: its object, its state and the tree of its files."""
 
@@ -76,13 +58,14 @@ class RunView:
     root: Tree
     files: Collection[RemoteFile]
     same_since: float
+    steady_at: float = float("-inf")  # from when on nobody remembers what was shown in its place
 
 
 class Catalog:
     """Answers questions about jobs, runs and files. Threads: any.
 
     *followed* tells the paths of a run's live files that somebody has open: these stay when the run ends.
-    *seen* is told of each new view of a run.
+    *seen* is told of each new view of a run, *changed* of one that shows otherwise what others may remember (`shown`).
 
     Every method may raise what `Client` raises, and DeadlineExceeded when the answer takes too long.
     """
@@ -95,7 +78,9 @@ class Catalog:
         deadline_s: float,
         followed: Callable[[str, str], Iterable[str]] = lambda _job_id, _run_id: (),
         seen: Callable[[RunView], None] = lambda _view: None,
+        changed: Changed = lambda _job_id, _run_id, _replaced: None,
         listings: Listings | None = None,
+        sweeps: Sweeps | None = None,
         lifetimes: Lifetimes | None = None,
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
@@ -103,9 +88,11 @@ class Catalog:
         self._client = client
         self._loader = loader
         self._listings = listings or Listings(Kept(None), "")
+        self._sweeps = sweeps
         self._deadline_s = deadline_s
         self._followed = followed
         self._seen = seen
+        self._shown = Shown(changed, clock)
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
         self._wall_clock = wall_clock
@@ -217,11 +204,7 @@ class Catalog:
         if known is not None and known.value.run.completed_ns == run.completed_ns:
             view: RunView = known.value
             return view.state
-        state = self._state(job_id, run)
-        if state is not RunState.SETTLING or run.completed_ns is None:
-            return state
-        is_long_over = self._wall_clock() - run.completed_ns / _NS > SETTLED_AFTER_S
-        return RunState.FINAL if is_long_over else RunState.SETTLING
+        return RunState.FINAL if is_long_over(run, self._wall_clock()) else self._state(job_id, run)
 
     def look_again(self, job_id: str, run_id: str) -> RunState:
         """Forget what is known of a job and ask the API: the look before an act."""
@@ -245,11 +228,11 @@ class Catalog:
         return Answer(runs, self._runs_lifetime_s(runs, is_over))
 
     def _runs_lifetime_s(self, runs: Mapping[str, Run], is_over: bool) -> float:
-        ends = [run.completed_ns for run in runs.values()]
-        if not is_over or None in ends:
+        ended_s = [ended_for_s(run, self._wall_clock()) for run in runs.values()]
+        if not is_over or None in ended_s:
             return self._lifetimes.status_s
-        ended_s = self._wall_clock() - max((end for end in ends if end is not None), default=0) / _NS
-        return self._lifetimes.runs_final_s if ended_s > GIVEN_UP_AFTER_S else self._lifetimes.runs_over_s
+        youngest_s = min((each for each in ended_s if each is not None), default=math.inf)
+        return self._lifetimes.runs_final_s if youngest_s > GIVEN_UP_AFTER_S else self._lifetimes.runs_over_s
 
     def _state(self, job_id: str, run: Run) -> RunState:
         """Return the state as far as the run object tells; whether a run that has ended is final, its files tell."""
@@ -275,8 +258,19 @@ class Catalog:
             return view
         state = self._state(job_id, run)
         what = f"the files of run {run_id} of job {job_id}"
-        view = self._ask(key, lambda: self._find_files(job_id, run, state), what)
+        view = self._ask(key, lambda: self._show(self._find_files(job_id, run, state)), what)
         return view
+
+    def is_steady(self, view: RunView) -> bool:
+        """Tell whether a view is final, and nobody can remember that the run showed anything else in this mount."""
+        return view.state is RunState.FINAL and self._clock() >= view.steady_at
+
+    def _show(self, answer: Answer) -> Answer:
+        """Compare a view with what was shown of the run before; return it with what comes of that."""
+        view: RunView = answer.value
+        finals = view.files if view.state is RunState.FINAL else None
+        steady_at = self._shown.show((view.job_id, view.run.id), view.root, finals)
+        return answer._replace(value=replace(view, steady_at=steady_at))
 
     def is_current(self, view: RunView) -> bool:
         """Tell, asking nothing, whether a look at this final run would give this very view."""
@@ -291,15 +285,14 @@ class Catalog:
         if kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id, run.id):
             return Answer(_packed(job_id, run, kept.tree), FOR_EVER_S, len(kept.tree.data))
         try:
-            return self._list_files(job_id, run, state)
+            return self._swept(job_id, run) or self._list_files(job_id, run, state, kept)
         except Offline:
             if kept is None:
                 raise
             return Answer(_packed(job_id, run, kept.tree), self._lifetimes.offline_s)
 
-    def _list_files(self, job_id: str, run: Run, state: RunState) -> Answer:
-        lifetimes = self._lifetimes
-        key = (job_id, run.id)
+    def _list_files(self, job_id: str, run: Run, state: RunState, kept: KeptTree | None) -> Answer:
+        lifetimes, key = self._lifetimes, (job_id, run.id)
         looked_at = self._clock()  # a live view that is slow to fail is not older for that
         with self._lock:
             before, seen_at = self._last_views.get(key, (None, 0.0))
@@ -322,9 +315,11 @@ class Catalog:
             live_paths = list(self._followed(job_id, run.id))
         is_same = before is not None and before.state is not RunState.LIVE and set(before.files) == set(files)
         same_since = before.same_since if before is not None and is_same else self._clock()
-        if state is RunState.SETTLING and self._is_final(run, files, is_same, same_since):
-            state = RunState.FINAL
+        same_for_s = self._clock() - same_since if is_same else None
         tree = build_tree(files, live_paths)
+        was_final = kept is not None and kept.has(tree)  # and is as it was then
+        if state is RunState.SETTLING and (was_final or is_final(run, files, same_for_s, self._wall_clock())):
+            state = RunState.FINAL
         view = RunView(job_id, run, state, tree, files, same_since)
         self._seen(view)
         if state is RunState.FINAL:
@@ -334,6 +329,39 @@ class Catalog:
         with self._lock:
             self._last_views[key] = (view, self._clock() if is_seen else seen_at)
         return Answer(view, lifetimes.settling_s if state is RunState.SETTLING else lifetimes.live_s)
+
+    def _swept(self, job_id: str, run: Run) -> Answer | None:
+        """Return a run's files from a listing of its whole job, where that is worth its requests and tells them."""
+        runs, now_s = self._known.get(("runs", job_id)), self._wall_clock()
+        if self._sweeps is None or runs is None or not is_long_over(run, now_s):
+            return None
+        ended = [each for each in runs.value.values() if is_long_over(each, now_s)]
+
+        def view_of(each: Run) -> RunView | None:
+            known = self._known.get(("view", job_id, each.id))
+            return known.value if known is not None and _is_of(known.value, each) else None
+
+        def is_missing(each: Run) -> bool:
+            kept = self._listings.tree(job_id, each) if view_of(each) is None else None
+            is_kept = kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id, each.id)
+            return view_of(each) is None and not is_kept
+
+        def take(found: Mapping[str, tuple[RemoteFile, ...]]) -> None:
+            new = [each for each in ended if view_of(each) is None and not any(self._followed(job_id, each.id))]
+            for each in new:
+                files = found.get(each.id)
+                if files is not None and is_final(each, files, None, now_s):
+                    tree = build_tree(files, [])
+                    view = RunView(job_id, each, RunState.FINAL, tree, files, self._clock())
+                    self._seen(view)
+                    self._known.keep(("view", job_id, each.id), self._finish(view, tree))
+
+        before = self._sweeps.looked_into(job_id, run, ended, is_missing)
+        if not before:
+            return None
+        listed = {each.id: view.files for each in ended if each.id in before and (view := view_of(each)) is not None}
+        self._sweeps.sweep(job_id, listed, ended, take)
+        return self._known.get(("view", job_id, run.id))
 
     def _finish(self, view: RunView, tree: Branch) -> Answer:
         """Return the files of a run that will not change, packed and kept on disk."""
@@ -345,26 +373,13 @@ class Catalog:
         self._listings.keep_tree(view.job_id, view.run, packed)
         return Answer(_packed(view.job_id, view.run, PackedTree(packed)), FOR_EVER_S, len(packed))
 
-    def _is_final(self, run: Run, files: tuple[RemoteFile, ...], is_same: bool, same_since: float) -> bool:
-        """Tell whether a run that has ended can still change.
-
-        Two looks that agree, everything uploaded and the count right; one look is enough an hour after the end.
-        Where the count never gets right, or an upload never completes, a day and an unchanged hour are.
-        A run of a killed job may have no end, and a count of 0 as while it ran: the unchanged hour decides.
-        """
-        is_long_same = is_same and self._clock() - same_since >= SAME_FOR_S
-        if run.completed_ns is None:
-            return is_long_same
-        ended_s = self._wall_clock() - run.completed_ns / _NS
-        if all(file.is_uploaded for file in files) and run.output_count == len(files):
-            return is_same or ended_s > SETTLED_AFTER_S
-        return ended_s > GIVEN_UP_AFTER_S and is_long_same
-
     # ---- keeping ----
 
     def refresh(self, job_id: str | None = None, run_id: str | None = None) -> None:
         """Forget what is known of everything, of one job, or of one run and its files, on disk too."""
         self._known.refresh(job_id, run_id)
+        if self._sweeps is not None:
+            self._sweeps.forget(job_id)
 
     def _ask(self, key: tuple[str, ...], load: Callable[[], Answer], what: str) -> Any:
         known = self._known.get(key)

@@ -1,4 +1,4 @@
-"""The command line: `rescalefs mount`, `umount`, `wait`, `refresh`, `demo`, `emulator`.
+"""The command line: `rescalefs mount`, `umount`, `refresh`; the other commands have modules of their own.
 
 `terminal` lists the exit codes.
 """
@@ -17,6 +17,7 @@ import platformdirs
 from rescalefs import __version__, log, mount, system
 from rescalefs.binding import Binding, NoFuse, load
 from rescalefs.budget import Rate, parse_rate
+from rescalefs.cache_command import cache_command
 from rescalefs.config import (
     DATA_DEADLINE_S,
     DEFAULT_CACHE_SIZE,
@@ -28,14 +29,17 @@ from rescalefs.config import (
 from rescalefs.content.cache import segments_directory
 from rescalefs.credentials import Account
 from rescalefs.demo import demo
+from rescalefs.doctor_command import doctor_command
 from rescalefs.emulator.command import emulator
 from rescalefs.kept import Kept
 from rescalefs.listings import Listings, keep_owner, recall_owner
 from rescalefs.namespace import refresh_path
 from rescalefs.plain import plain
 from rescalefs.private import NotPrivate, make_inside, make_top
+from rescalefs.status_command import status_command
 from rescalefs.terminal import Exit, Failure, Unreachable, leave, named_account, owner_of, tell
 from rescalefs.wait_command import wait_command
+from rescalefs.warm_command import warm_command
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SECONDS = click.FloatRange(min=0.1, max=3600.0)
@@ -310,7 +314,8 @@ def refresh_command(path: Path) -> None:
         raise Failure(f"{control} cannot be written: {error.strerror}", 1) from None
 
 
-main.add_command(wait_command)
+for command in (status_command, warm_command, wait_command, cache_command, doctor_command):
+    main.add_command(command)
 main.add_command(demo)
 main.add_command(emulator)
 

@@ -110,6 +110,18 @@ class Client:
         )
         return [file for file in rows if not file.is_deleted]
 
+    def job_files(self, job_id: str, deadline_at: float) -> list[RemoteFile]:
+        """Return the output files of all runs of a job, deleted ones left out, from one read of its pages.
+
+        Raises:
+            Corrupt: the pages do not agree with each other.
+        """
+        path = f"jobs/{_segment(job_id)}/files/"
+        rows = self._listing(
+            "job_files", JOBS, path, FILES_PAGE, deadline_at, RemoteFile.from_api, lambda file: file.id, attempts=1
+        )
+        return [file for file in rows if not file.is_deleted]
+
     def live_paths(self, job_id: str, run_id: str, deadline_at: float) -> list[str]:
         """Return the paths of the files in a live run's working directory.
 
@@ -183,6 +195,7 @@ class Client:
         deadline_at: float,
         make: Callable[[object], T],
         identity: Callable[[T], str] | None = None,
+        attempts: int = LISTING_ATTEMPTS,
     ) -> list[T]:
         """Return every row of a paged listing, in order, once each, made into what it is as soon as its page is here.
 
@@ -193,7 +206,7 @@ class Client:
             Corrupt: it kept changing, or is no listing.
         """
         before: list[T] | None = None
-        for _ in range(LISTING_ATTEMPTS):
+        for _ in range(attempts):
             rows, is_consistent = self._read_pages(endpoint, scope, path, page_size, deadline_at, make)
             if rows is not None and identity is not None:
                 unique = {identity(row): row for row in rows}
@@ -201,9 +214,9 @@ class Client:
                 rows = list(unique.values())
             if rows is not None and (is_consistent or rows == before):
                 return rows
-            log.info("the listing %s changed while it was read; reading it again", path)
+            log.info("the listing %s changed while it was read", path)
             before = rows
-        raise Corrupt(f"the listing {path} changed each of the {LISTING_ATTEMPTS} times it was read")
+        raise Corrupt(f"the listing {path} changed each of the {attempts} times it was read")
 
     def _read_pages(
         self,

@@ -74,6 +74,10 @@ class Stale(RescaleError):
     """The bytes behind this handle are no longer those that it was opened on."""
 
 
+class Replaced(Stale):
+    """What stands at a path is of another kind than the kernel thinks; it asks again."""
+
+
 class DeadlineExceeded(RescaleError):
     """The answer did not come within the time that a caller may be kept waiting."""
 

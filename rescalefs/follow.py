@@ -209,6 +209,8 @@ class Follower:
 
     def followed(self, job_id: str, run_id: str) -> list[str]:
         """Return the paths of the files of one run that are followed."""
+        if not self._open:  # asked for every file of every listing
+            return []
         with self._lock:
             return [key.path for key, file in self._open.items() if key[:2] == (job_id, run_id) and not file.ended]
 

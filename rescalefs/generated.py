@@ -6,11 +6,13 @@ Pure functions from values to bytes. The key, and the encryption keys of files, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rescalefs.catalog import RunView
+from rescalefs.content.flight import OnItsWay
 from rescalefs.models import Job, RemoteFile, Run, time_text
+from rescalefs.plain import plain
 
 
 def word(status: str) -> bytes:
@@ -65,6 +67,16 @@ def _file(file: RemoteFile) -> dict[str, Any]:
     if file.digest is not None:
         row[file.digest.algorithm] = file.digest.value.hex()
     return row
+
+
+def transfers(on_their_way: Iterable[OnItsWay]) -> bytes:
+    """Return a line for each range on its way: file id, range, bytes that have come, how urgent it is, path."""
+    rows = (
+        f"{each.file.id} {each.start}-{each.end} {each.position - each.start} "
+        f"{'read' if each.is_urgent else 'ahead'} {each.file.path}"
+        for each in on_their_way
+    )
+    return "".join(f"{plain(row)}\n" for row in rows).encode()
 
 
 def table(values: Mapping[str, object]) -> bytes:

@@ -7,6 +7,7 @@ least recently used first. A refresh drops a level of keys, and tells from then 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cachetools import LRUCache, TLRUCache
@@ -29,6 +30,21 @@ class Answer(NamedTuple):
     value: Any
     lifetime_s: float
     size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """Seconds for which an answer is used without asking again."""
+
+    jobs_s: float = 30.0  # the list of jobs, when somebody lists it
+    job_s: float = 3600.0  # that a job exists, when somebody goes through it
+    status_s: float = 10.0  # a job's status, and the runs of a job that is not over
+    runs_over_s: float = 3600.0  # the runs of a job that is over
+    runs_final_s: float = 86_400.0  # the same a day after the last one's end: this look confirms final runs
+    live_s: float = 10.0  # the names in a live run: each look runs a command on the user's cluster
+    settling_s: float = 15.0  # the outputs of a run that has just ended
+    miss_s: float = 30.0  # that there is no such job
+    offline_s: float = 2.0  # what is shown from disk because there is no network
 
 
 class Known:

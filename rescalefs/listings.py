@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from rescalefs.kept import Kept
 from rescalefs.models import Job, Run, Variable
-from rescalefs.packed import PackedTree
+from rescalefs.packed import PackedTree, pack
+from rescalefs.tree import Branch
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,6 +40,13 @@ class KeptTree(NamedTuple):
 
     tree: PackedTree
     confirmed_at_s: float
+
+    def has(self, tree: Branch) -> bool:
+        """Tell whether the files of *tree* are the same."""
+        try:
+            return pack(tree) == self.tree.data
+        except ValueError:
+            return False
 
 
 class Listings:

@@ -13,7 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -34,13 +35,16 @@ from rescalefs.ending import successor
 from rescalefs.events import Events
 from rescalefs.follow import MAX_FILES, Follower
 from rescalefs.kept import Kept
+from rescalefs.kernel import KernelMemory
 from rescalefs.listings import Listings, keep_rates, recall_rates
 from rescalefs.loader import Loader
-from rescalefs.namespace import Namespace, Rooms
+from rescalefs.namespace import Namespace, run_place
 from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
+from rescalefs.rooms import Rooms
 from rescalefs.stalls import STALL_S, Stalls
+from rescalefs.sweeps import Sweeps
 from rescalefs.system import raise_descriptor_limit
 from rescalefs.transport import Transport
 
@@ -50,12 +54,16 @@ log = logging.getLogger(__name__)
 METADATA_THREADS = 16
 # Live files fetched side by side; the budget for them is 2 a second.
 LIVE_THREADS = 8
+# Jobs whose runs are listed all at once.
+SWEEP_THREADS = 2
 # How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
 LIVE_SHARE = 0.25
 # Where the data deadline is short, stalls are noticed in this part of it: the new request needs time, too.
 STALL_SHARE = 0.25
 # Each of them has a descriptor: they may take one in so many of those that the process may have.
 _LIVE_DESCRIPTORS = 4
+# Where listings are kept, in the cache directory.
+LISTINGS = "listings"
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
 _QUIT = (signal.SIGINT, signal.SIGTERM)
@@ -64,7 +72,7 @@ _SIGNALS = {*_QUIT, signal.SIGHUP, signal.SIGUSR1}
 
 def listings_directory(settings: Settings) -> Path:
     """Return where listings are kept."""
-    return settings.cache_directory / "listings"
+    return settings.cache_directory / LISTINGS
 
 
 def account_name(origin: str, owner: str) -> str:
@@ -78,6 +86,7 @@ class Mount:
     def __init__(self, settings: Settings, account: Account, owner: str) -> None:
         self._settings = settings
         deadline_s = settings.metadata_deadline_s
+        self.kernel = KernelMemory()
         self._reach = Reach()
         self._breaker = Breaker()
         self._stalls = Stalls(min(STALL_S, settings.data_deadline_s * STALL_SHARE))
@@ -99,15 +108,19 @@ class Mount:
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
         self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
+        # Half of the time: a caller that has waited in vain lists its own run with what is left.
+        self._sweep_loader = Loader("sweeps", SWEEP_THREADS, deadline_s / 2)
         listings = Listings(kept, name)
         events = Events()
-        self.catalog = Catalog(
+        self._catalog = catalog = Catalog(
             self._client,
             self._loader,
             deadline_s=deadline_s,
             listings=listings,
+            sweeps=Sweeps(self._client, self._sweep_loader, deadline_s=deadline_s / 2, clock=time.monotonic),
             followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
             seen=events.seen,
+            changed=self._forget,
         )
         self._engine = ContentEngine(
             DiskCache(settings.cache_directory, settings.cache_bytes),
@@ -115,20 +128,21 @@ class Mount:
             account=name,
             deadline_s=settings.data_deadline_s,
             is_verified_first=settings.is_verified_first,
+            on_other_size=self.kernel.forget,
         )
         self._follower = Follower(
             self._client,
             self._live_loader,
             lambda: settings.cache_directory,
-            successor=successor(self.catalog, self._engine),
+            successor=successor(catalog, self._engine),
             max_bytes=settings.cache_bytes * LIVE_SHARE,
             deadline_s=deadline_s,
             max_files=min(MAX_FILES, raise_descriptor_limit() // _LIVE_DESCRIPTORS),
         )
-        controls = Controls(self._client, self.catalog, self._loader, deadline_s=deadline_s, record=events.add)
+        controls = Controls(self._client, catalog, self._loader, deadline_s=deadline_s, record=events.add)
         self._ahead = FilesAhead(self._engine)
         rooms = Rooms(
-            self.catalog,
+            catalog,
             self._engine,
             self._ahead,
             self._follower,
@@ -139,8 +153,10 @@ class Mount:
             self._status,
             self._stats,
             {"origin": account.origin, **settings.public()},
+            self.refresh,
         )
         self.namespace = Namespace(rooms)
+        self.operations: Counter[str] = Counter()  # what the kernel asked, by name; threads may count at once
 
     def start(self) -> None:
         """Make the threads."""
@@ -149,6 +165,7 @@ class Mount:
         self._client.start()
         self._loader.start()
         self._live_loader.start()
+        self._sweep_loader.start()
         self._engine.start()
         self._ahead.start()
 
@@ -158,19 +175,31 @@ class Mount:
         self._stalls.close()
         self._loader.close()
         self._live_loader.close()
+        self._sweep_loader.close()
         self._ahead.close()
         self._engine.close()
         self._client.close()
         self._transport.close()
         if self._budget.learnt != self._remembered_rates:  # else they are as old as they were
             self._keep_rates(self._budget.learnt)
+        self.kernel.close()  # last: what is in flight, and would keep it waiting, fails by now
+
+    def refresh(self, *ids: str) -> None:
+        """Ask Rescale again from now on: for everything, for a job, or for a run (job id and run id)."""
+        self._catalog.refresh(*ids)
+        self.kernel.forget()
+
+    def _forget(self, job_id: str, run_id: str, replaced: Iterable[str]) -> None:
+        """A run is shown otherwise than before, some names as files that were directories or the other way round."""
+        self.kernel.forget(f"{run_place(job_id, run_id)}/{name}" for name in replaced)
 
     def state(self) -> Iterator[str]:
         """Yield in lines what is known, open and under way: neither the key nor bytes of a file."""
         yield dump.process()
         yield f"status {self._status()}"
         yield from (f"{name} {value}" for name, value in self._stats().items())
-        yield from (f"asking: {what}" for loader in (self._loader, self._live_loader) for what in loader.in_flight)
+        loaders = self._loader, self._live_loader, self._sweep_loader
+        yield from (f"asking: {what}" for loader in loaders for what in loader.in_flight)
         yield from map(str, self._engine.open_contents())
 
     def _status(self) -> str:
@@ -181,6 +210,7 @@ class Mount:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}
         return {
             **requests,
+            **{f"kernel.{name}": number for name, number in sorted(self.operations.items())},
             "throttled_s": round(self._budget.throttled_s, 1),
             **{f"rate.{scope}": f"{per_s:.2f}" for scope, per_s in self._budget.rates.items()},
             **self._engine.stats(),
@@ -206,9 +236,11 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
 
     operations = Operations(
         mount.namespace,
+        mount.kernel,
         settings.cache_directory,
         metadata_deadline_s=settings.metadata_deadline_s,
         data_deadline_s=settings.data_deadline_s,
+        counts=mount.operations,
         on_start=started,
         on_stop=mount.close,
     )
@@ -237,7 +269,7 @@ def _take_signals(mount: Mount, operations: Operations, end: End) -> None:
                 _say(line)
         elif number == signal.SIGHUP:
             log.info("SIGHUP: asking Rescale again from now on")
-            mount.catalog.refresh()
+            mount.refresh()
         else:
             log.info("%s: ending", signal.Signals(number).name)
             mount.close()

@@ -7,7 +7,7 @@
     /jobs/<id>/runs/latest -> <n>
     /jobs/<id>/runs/<n>/.rescale/          run.json status files.json events refresh stop snapshot
     /jobs/<id>/.rescale/                   job.json status refresh
-    /.rescale/                             version status stats config refresh
+    /.rescale/                             version status stats transfers config refresh
 
 The only module that knows this shape; a new file in it is one line in one of the tables below.
 `.rescale` is reached by name and never listed.
@@ -17,23 +17,18 @@ from __future__ import annotations
 
 import contextlib
 import re
-import stat
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import PurePosixPath
 
 from rescalefs import __version__, generated, tables
-from rescalefs.ahead import FilesAhead
 from rescalefs.catalog import Catalog, RunState, RunView
-from rescalefs.content.engine import ContentEngine
-from rescalefs.control import ActKey, Controls
+from rescalefs.control import ActKey
 from rescalefs.errors import NameTooLong, NotADirectory, NotFound, RescaleError
-from rescalefs.events import Events
-from rescalefs.follow import Follower
-from rescalefs.models import Job, RemoteFile, Run
+from rescalefs.models import Job, Run
 from rescalefs.names import MAX_NAME_BYTES, escape, with_id
 from rescalefs.nodes import (
+    Attributes,
     Directory,
     Entry,
     Fixed,
@@ -46,33 +41,18 @@ from rescalefs.nodes import (
     directory_attributes,
     refresh_file,
 )
-from rescalefs.outputs import EndingOutput, LiveOutput, OutputFile, output_attributes
+from rescalefs.output_directory import OutputDirectory
 from rescalefs.plain import plain
-from rescalefs.tailing import LiveKey
-from rescalefs.tree import RESERVED, Leaf, LivePath, Tree
+from rescalefs.rooms import Rooms
+from rescalefs.tree import RESERVED
 
 ACTS = ("stop", "snapshot")
+# The names in the top directory below which there is what the kernel keeps for long.
+FINAL_BELOW = ("jobs",)
 # Directories of final runs that are found without going through those above them.
 _MAX_MET = 256
 # Job ids are short words of letters; what file managers and indexers probe for has dots, dashes or spaces.
 _JOB_ID = re.compile(r"[A-Za-z0-9]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Rooms:
-    """The collaborators that nodes are made of."""
-
-    catalog: Catalog
-    engine: ContentEngine
-    ahead: FilesAhead
-    follower: Follower
-    controls: Controls
-    events: Events
-    is_read_only: bool
-    started_ns: int
-    status: Callable[[], str]
-    stats: Callable[[], Mapping[str, object]]
-    config: Mapping[str, object]
 
 
 class Namespace:
@@ -82,7 +62,16 @@ class Namespace:
         self._root = _root(rooms)
         # Directories of final runs by path, as long as they are current: programs ask for one file after the other.
         # No lock: each access is one step of a dictionary.
-        self._met: dict[str, _Outputs] = {}
+        self._met: dict[str, OutputDirectory] = {}
+
+    def attributes(self, path: str) -> Attributes:
+        """Return what stat tells of what is at *path*, without making a node of it where that is not needed.
+
+        Raises: as `node`.
+        """
+        above, _, name = path.rpartition("/")
+        met = self._current(above)
+        return met.attributes_of(name) if met is not None and name else self.node(path).attributes()
 
     def node(self, path: str) -> Node:
         """Return the node at *path*, which begins with "/" and is relative to the mount point.
@@ -93,11 +82,9 @@ class Namespace:
             NotADirectory: the path goes on below something that is none.
         """
         above, _, name = path.rpartition("/")
-        met = self._met.get(above)
+        met = self._current(above)
         if met is not None and name:
-            if met.is_current():
-                return met.child(name)
-            self._met.pop(above, None)
+            return met.child(name)
         node: Node = self._root
         parent: Node = node
         for name in path.split("/"):
@@ -107,11 +94,19 @@ class Namespace:
                 if len(name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
                     raise NameTooLong(f"{path} has a name of more than {MAX_NAME_BYTES} bytes")
                 parent, node = node, node.child(name)
-        if isinstance(parent, _Outputs) and parent.is_current():
+        if isinstance(parent, OutputDirectory) and parent.is_current():
             if len(self._met) >= _MAX_MET:
                 self._met.clear()
             self._met[above] = parent
         return node
+
+    def _current(self, path: str) -> OutputDirectory | None:
+        """Return the directory of a final run at *path*, if it was met and is what a new look would find."""
+        met = self._met.get(path)
+        if met is not None and not met.is_current():
+            self._met.pop(path, None)
+            return None
+        return met
 
 
 def _root(rooms: Rooms) -> Directory:
@@ -120,12 +115,13 @@ def _root(rooms: Rooms) -> Directory:
             "version": lambda: f"{__version__}\n".encode(),
             "status": lambda: f"{plain(rooms.status())}\n".encode(),
             "stats": lambda: generated.table(rooms.stats()),
+            "transfers": lambda: generated.transfers(rooms.engine.transfers()),
             "config": lambda: generated.table(rooms.config),
         }
         return Fixed(
             {
                 **{name: _text(render, rooms.started_ns) for name, render in texts.items()},
-                "refresh": lambda: refresh_file(rooms.catalog.refresh, rooms.started_ns),
+                "refresh": lambda: refresh_file(rooms.refresh, rooms.started_ns),
             },
             modified_ns=rooms.started_ns,
         )
@@ -151,6 +147,11 @@ def refresh_path(path: PurePosixPath) -> PurePosixPath:
     return level / RESERVED / "refresh"
 
 
+def run_place(job_id: str, run_id: str) -> str:
+    """Return the path of a run's directory."""
+    return f"/jobs/{job_id}/runs/{run_id}"
+
+
 def _text(render: Callable[[], bytes], modified_ns: int) -> Callable[[], Node]:
     return lambda: Text(render, modified_ns)
 
@@ -171,7 +172,7 @@ class _Jobs(Directory):
     def entries(self) -> Iterator[Entry]:
         for job in self._rooms.catalog.jobs().values():
             if _JOB_ID.fullmatch(job.id):
-                yield Entry(job.id, stat.S_IFDIR, directory_attributes(job.created_ns))
+                yield Entry(job.id, *directory_attributes(job.created_ns))
 
 
 class _ByName(Directory):
@@ -235,7 +236,7 @@ def _job(rooms: Rooms, job_id: str, created_ns: int) -> Directory:
             {
                 "job.json": _text(lambda: generated.job_json(catalog.job(job_id), catalog.status(job_id)), created_ns),
                 "status": _text(lambda: generated.word(catalog.status(job_id)), created_ns),
-                "refresh": lambda: refresh_file(lambda: catalog.refresh(job_id), created_ns),
+                "refresh": lambda: refresh_file(lambda: rooms.refresh(job_id), created_ns),
             },
             modified_ns=created_ns,
         )
@@ -263,9 +264,9 @@ class _Runs(Directory):
         runs = self._known()
         for run in runs.values():
             modified_ns = run.completed_ns or run.started_ns or self.modified_ns
-            yield Entry(run.id, stat.S_IFDIR, directory_attributes(modified_ns))
+            yield Entry(run.id, *directory_attributes(modified_ns))
         if runs and "latest" not in runs:
-            yield Entry("latest", stat.S_IFLNK, self._latest().attributes())
+            yield self._latest().entry("latest")
 
     def _latest(self) -> Link:
         return Link(list(self._known())[-1], self.modified_ns)
@@ -274,54 +275,6 @@ class _Runs(Directory):
         """Return the runs; as with jobs, one whose id is no file name has no folder."""
         runs = self._rooms.catalog.runs(self._job_id)
         return {id: run for id, run in runs.items() if escape(id) == id and len(id.encode()) <= MAX_NAME_BYTES}
-
-
-class _Outputs(Directory):
-    """One directory of a run's files."""
-
-    def __init__(self, rooms: Rooms, view: RunView, branches: tuple[Tree, ...], names: tuple[str, ...] = ()) -> None:
-        self._rooms = rooms
-        self._view = view
-        self._branches = branches  # from the run's top directory to this one
-        self._names = names  # those that lead here
-        self._branch = branch = branches[-1]
-        run = view.run
-        self.modified_ns = branch.modified_ns or run.completed_ns or run.started_ns or 0
-
-    def child(self, name: str) -> Node:
-        leaf = self._branch.entries.get(name)
-        if leaf is None:
-            raise NotFound(f"no {name} here")
-        return self._node(name, leaf)
-
-    def entries(self) -> Iterator[Entry]:
-        engine = self._rooms.engine
-        for name, leaf in self._branch.entries.items():
-            if isinstance(leaf, RemoteFile):
-                yield Entry(name, stat.S_IFREG, output_attributes(leaf, engine))
-            elif isinstance(leaf, LivePath):
-                yield Entry(name, stat.S_IFREG, None)  # its size takes a read, which a listing is not worth
-            else:
-                yield Entry(name, stat.S_IFDIR, self._node(name, leaf).attributes())
-
-    def is_current(self) -> bool:
-        """Tell whether this is a directory of a final run, and still what a new look would find."""
-        return self._view.state is RunState.FINAL and self._rooms.catalog.is_current(self._view)
-
-    def _node(self, name: str, leaf: Leaf | Tree) -> Node:
-        view, names = self._view, (*self._names, name)
-        if not isinstance(leaf, RemoteFile | LivePath):
-            return _Outputs(self._rooms, view, (*self._branches, leaf), names)
-        key, follower = LiveKey(view.job_id, view.run.id, leaf.path), self._rooms.follower
-        if isinstance(leaf, LivePath):
-            return LiveOutput(key, follower)
-        is_followed = follower.is_followed(key)
-        opened = partial(self._rooms.ahead.opened, f"{view.job_id}/{view.run.id}", self._branches, names, leaf)
-        may_change = is_followed or view.state is not RunState.FINAL
-        output = OutputFile(leaf, self._rooms.engine, view.job_id, view.run.id, opened, may_change=may_change)
-        if is_followed:
-            return EndingOutput(key, follower, output, is_uploaded=leaf.is_uploaded)
-        return output
 
 
 class _Run(Directory):
@@ -343,14 +296,17 @@ class _Run(Directory):
         view = self._rooms.catalog.view(self._job_id, self._run_id)
         if name not in view.root.entries and name in self._acts(view):
             return self._act(name)
-        return _Outputs(self._rooms, view, (view.root,)).child(name)
+        return OutputDirectory(self._rooms, view, (view.root,)).child(name)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterable[Entry]:
         view = self._rooms.catalog.view(self._job_id, self._run_id)
-        yield from _Outputs(self._rooms, view, (view.root,)).entries()
+        outputs, acts = OutputDirectory(self._rooms, view, (view.root,)).entries(), self._acts(view)
+        return chain(outputs, self._listed_acts(view)) if acts else outputs
+
+    def _listed_acts(self, view: RunView) -> Iterator[Entry]:
         for act in self._acts(view):
             if act not in view.root.entries:
-                yield Entry(act, stat.S_IFREG, self._act(act).attributes())
+                yield self._act(act).entry(act)
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         catalog = self._rooms.catalog
@@ -384,7 +340,7 @@ class _Run(Directory):
             {
                 **{name: _text(render, self.modified_ns) for name, render in texts.items()},
                 "events": lambda: Growing(events, self.modified_ns),
-                "refresh": lambda: refresh_file(lambda: catalog.refresh(job_id, run_id), self.modified_ns),
+                "refresh": lambda: refresh_file(lambda: self._rooms.refresh(job_id, run_id), self.modified_ns),
                 **{act: lambda act=act: self._act(act) for act in ACTS},  # type: ignore[misc]
             },
             modified_ns=self.modified_ns,

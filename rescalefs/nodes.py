@@ -16,29 +16,40 @@ from rescalefs.errors import NotFound, ReadOnly
 
 
 class Attributes(NamedTuple):
-    """What stat tells: mode with the kind's bits, size in bytes, time in nanoseconds since the epoch."""
+    """What stat tells: mode with the kind's bits, size in bytes, time in nanoseconds since the epoch.
+
+    What *lasts* will not be otherwise, as far as is known, and may be believed for an hour.
+    """
 
     mode: int
     size: int
     modified_ns: int
+    lasts: bool = False
 
 
 class Entry(NamedTuple):
-    """One line of a directory. `attributes` is None where telling them would need a request; `kind` is always known."""
+    """One line of a directory: a name, and what stat tells of it.
+
+    `size` is None where telling it would need a request; the kind's bits of `mode` are always known.
+    """
 
     name: str
-    kind: int
-    attributes: Attributes | None
+    mode: int
+    size: int | None = None
+    modified_ns: int = 0
+    lasts: bool = False
 
 
 class Handle(Protocol):
     """An open file. Threads: any.
 
-    `is_direct` keeps the kernel's page cache away (the bytes may change), `identity` names bytes that never change.
+    `is_direct` keeps the kernel's page cache away (the bytes may change), `identity` names bytes that never change,
+    and `size` is how many those are.
     """
 
     is_direct: bool
     identity: str | None
+    size: int
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Fill *buffer* with the bytes from *offset* on and return how many they are, fewer at the end only."""
@@ -59,8 +70,7 @@ class Node(ABC):
 
     def entry(self, name: str) -> Entry:
         """Return the line that a directory has for this node under *name*."""
-        attributes = self.attributes()
-        return Entry(name, stat.S_IFMT(attributes.mode), attributes)
+        return Entry(name, *self.attributes())
 
     def xattrs(self) -> Mapping[str, Callable[[], str]]:
         """Return what tells the extended attributes `user.rescale.*`, by name without that prefix.
@@ -87,9 +97,20 @@ class Directory(Node):
             NotFound: there is none.
         """
 
+    def attributes_of(self, name: str) -> Attributes:
+        """Return what stat tells of the child of that name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return self.child(name).attributes()
+
     @abstractmethod
     def entries(self) -> Iterable[Entry]:
-        """Return the children that are listed, all of them or an error."""
+        """Return the children that are listed, all of them or an error.
+
+        What comes as a sequence does not change, and is asked for in parts.
+        """
 
 
 class File(Node):
@@ -155,6 +176,7 @@ class ReadHandle:
 
     is_direct = True
     identity: str | None = None
+    size = 0
 
     def write(self, data: bytes) -> None:
         """Refuse.
@@ -243,7 +265,7 @@ class Table(Text):
 
     def entry(self, name: str) -> Entry:
         """Leave the size to who asks for it."""
-        return Entry(name, stat.S_IFREG, None)
+        return Entry(name, stat.S_IFREG)
 
 
 class _CommandHandle(_TextHandle):
@@ -308,6 +330,6 @@ def refresh_file(refresh: Callable[[], None], modified_ns: int) -> Command:
     return Command(command, lambda: b"write 1 to ask Rescale again\n", modified_ns, is_read_only=False)
 
 
-def directory_attributes(modified_ns: int) -> Attributes:
+def directory_attributes(modified_ns: int, *, lasts: bool = False) -> Attributes:
     """Return the attributes of every directory in the mount."""
-    return Attributes(stat.S_IFDIR | 0o555, 0, modified_ns)
+    return Attributes(stat.S_IFDIR | 0o555, 0, modified_ns, lasts)

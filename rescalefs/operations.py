@@ -10,21 +10,22 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
-import xxhash
 from cachetools import LRUCache
 
 from rescalefs import errors
+from rescalefs.kernel import Calls, KernelMemory
 from rescalefs.names import MAX_NAME_BYTES
 from rescalefs.namespace import Namespace
-from rescalefs.nodes import Attributes, Directory, File, Handle, Link
+from rescalefs.nodes import Directory, File, Handle, Link, Node
+from rescalefs.open_directory import Dirent, OpenDirectory, inode_of
 from rescalefs.timing import within
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ _LEVELS: Mapping[type[BaseException], int] = {
     errors.NoAttribute: logging.DEBUG,
     errors.NotSupported: logging.DEBUG,
     errors.Repeated: logging.DEBUG,
+    errors.Replaced: logging.DEBUG,
     errors.ReadOnly: logging.DEBUG,
     errors.BadCommand: logging.INFO,
     errors.NotPossibleNow: logging.INFO,
@@ -70,8 +72,6 @@ MAX_PARKED_READS = 512
 # Nodes whose last opened content is remembered, for the page cache rule.
 _MAX_OPENED = 100_000
 XATTR_PREFIX = "user.rescale."
-_BLOCK_BYTES = 512  # the unit of st_blocks
-_INODE_BITS = (1 << 63) - 1
 
 
 def errno_of(error: BaseException) -> int:
@@ -81,9 +81,8 @@ def errno_of(error: BaseException) -> int:
     return next((ERRNO[kind] for kind in type(error).__mro__ if kind in ERRNO), errno.EIO)
 
 
-def inode_of(path: str) -> int:
-    """Return the inode number of a path: 63 bits of a hash, so that it outlives remounts; never 0, nor the root's 1."""
-    return max(2, xxhash.xxh3_64_intdigest(path.encode(errors="surrogateescape")) & _INODE_BITS)
+# What stat tells: inode number, mode, size in bytes, time in nanoseconds since the epoch.
+Stat = tuple[int, int, int, int]
 
 
 class Operations:
@@ -97,26 +96,32 @@ class Operations:
     def __init__(
         self,
         namespace: Namespace,
+        kernel: KernelMemory,
         cache_directory: Path,
         *,
         metadata_deadline_s: float,
         data_deadline_s: float,
+        counts: Counter[str] | None = None,
         on_start: Callable[[], None] = lambda: None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._namespace = namespace
+        self._kernel = kernel
         self._cache_directory = cache_directory
         self._metadata_deadline_s = metadata_deadline_s
         self._data_deadline_s = data_deadline_s
+        self.counts = Counter() if counts is None else counts  # of operations, by name
         self._on_start = on_start
         self._on_stop = on_stop
-        self._owner = {"st_uid": os.getuid(), "st_gid": os.getgid()}
         self._parked = threading.BoundedSemaphore(MAX_PARKED_READS)
         self._lock = threading.Lock()  # guards the fields below; nothing but dictionary access is done under it
         self._numbers = count(1)
         self._handles: dict[int, Handle] = {}
+        self._paths: dict[int, str] = {}  # theirs
         self._direct: dict[int, str] = {}  # the paths of those that are direct
-        self._listings: dict[int, list[tuple[str, dict[str, int], bool]]] = {}
+        self._paged: dict[int, str] = {}  # the paths of those that share the kernel's pages of a path
+        self._sharing: dict[str, tuple[Handle, ...]] = {}  # the same handles by path
+        self._listings: dict[int, OpenDirectory] = {}
         self._opened: LRUCache[str, str] = LRUCache(_MAX_OPENED)
 
     def deadline_s(self, name: str) -> float:
@@ -124,6 +129,14 @@ class Operations:
         return self._data_deadline_s if name in ("read", "readinto") else self._metadata_deadline_s
 
     # ---- life ----
+
+    def connect(self, calls: Calls) -> None:
+        """The library is there, and can tell the kernel what to forget."""
+        self._kernel.start(calls, self._paths_in_use)
+
+    def _paths_in_use(self) -> list[str]:
+        with self._lock:
+            return [*self._paths.values(), *(listing.path or "/" for listing in self._listings.values())]
 
     def init(self, path: str) -> None:
         """The kernel has connected: make the threads, in the process that stays."""
@@ -135,9 +148,18 @@ class Operations:
 
     # ---- looking ----
 
-    def getattr(self, path: str, fh: object = None) -> dict[str, int]:
-        """Return the attributes of a path."""
-        return self._stat(path, self._namespace.node(path).attributes())
+    def getattr(self, path: str, fh: object = None) -> Stat:
+        """Return what stat tells of a path."""
+        generation = self._kernel.generation
+        mode, size, modified_ns, lasts = self._namespace.attributes(path)
+        self._check_kind(path, generation)
+        if sharing := self._sharing.get(path):
+            # The kernel ends reads through its pages at this size: not before the end of what somebody has open.
+            longest = max(size, *(handle.size for handle in sharing))
+            size, lasts = longest, lasts and longest == size
+        if not lasts or generation != self._kernel.generation:
+            self._kernel.told(path)
+        return inode_of(path), mode, size, modified_ns
 
     def readlink(self, path: str) -> str:
         """Return the target of a link."""
@@ -147,60 +169,31 @@ class Operations:
         return node.target
 
     def opendir(self, path: str) -> int:
-        """Read a whole directory, so that what readdir gives is one moment's, complete or an error."""
-        entries = self._list(path)
+        """Open a directory, so that what readdir gives is one moment's, complete or an error."""
+        generation = self._kernel.generation
+        node = self._namespace.node(path)
+        self._check_kind(path, generation)
+        if not isinstance(node, Directory):
+            raise errors.NotADirectory(f"{path} is not a directory")
+        entries = node.entries()
+        if not isinstance(entries, Sequence):
+            entries = list(entries)
         with self._lock:
             number = next(self._numbers)
-            self._listings[number] = entries
+            self._listings[number] = OpenDirectory(path.rstrip("/"), node.attributes(), entries, generation)
         return number
 
-    def readdir(self, path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
-        """Return all entries with what is known of them."""
-        return [(name, attributes, 0) for name, attributes, _ in self.listing(path, fh, 0)]
-
-    def listing(self, path: str, fh: int, offset: int) -> list[tuple[str, dict[str, int], bool]]:
-        """Return the entries from number *offset* on: name, attributes, and whether these are complete."""
+    def readdir(self, path: str, fh: int, offset: int, *, has_attributes: bool) -> list[Dirent]:
+        """Return some entries, from number *offset* on, with what stat tells or without; none at the end."""
         with self._lock:
-            entries = self._listings[fh]
-        return entries[offset:] if offset else entries
+            listing = self._listings[fh]
+        return listing.dirents(offset, self._kernel, self._sharing, has_attributes=has_attributes)
 
     def releasedir(self, path: str, fh: int) -> int:
         """Drop an open directory."""
         with self._lock:
             self._listings.pop(fh, None)
         return 0
-
-    def _list(self, path: str) -> list[tuple[str, dict[str, int], bool]]:
-        node = self._namespace.node(path)
-        if not isinstance(node, Directory):
-            raise errors.NotADirectory(f"{path} is not a directory")
-        base = path.rstrip("/")
-        here = self._stat(path, node.attributes())
-        entries = [
-            (".", here, True),
-            ("..", {"st_mode": stat.S_IFDIR, "st_ino": inode_of(os.path.dirname(base) or "/")}, False),
-        ]
-        for entry in node.entries():
-            below = f"{base}/{entry.name}"
-            if entry.attributes is None:
-                entries.append((entry.name, {"st_mode": entry.kind, "st_ino": inode_of(below)}, False))
-            else:
-                entries.append((entry.name, self._stat(below, entry.attributes), True))
-        return entries
-
-    def _stat(self, path: str, attributes: Attributes) -> dict[str, int]:
-        mode, size, modified_ns = attributes
-        return {
-            "st_mode": mode,
-            "st_ino": inode_of(path),
-            "st_nlink": 1,  # for a directory: "not counted", so that find looks into all of them
-            "st_size": size,
-            "st_blocks": -(-size // _BLOCK_BYTES),
-            "st_mtime": modified_ns,
-            "st_ctime": modified_ns,
-            "st_atime": modified_ns,
-            **self._owner,
-        }
 
     def statfs(self, path: str) -> dict[str, int]:
         """Tell of the disk that holds the cache, which is what fills up; never asks the network."""
@@ -229,13 +222,21 @@ class Operations:
 
     def open(self, path: str, fi: Any) -> int:
         """Open a file, and tell the kernel how to cache it."""
-        node = self._file(path)
+        generation = self._kernel.generation
+        node = self._namespace.node(path)
+        self._check_kind(path, generation)
         is_writing = fi.flags & os.O_ACCMODE != os.O_RDONLY
-        handle = node.open(is_writing)
+        handle = self._file(node, path).open(is_writing)
         with self._lock:
             fi.fh = number = next(self._numbers)
             self._handles[number] = handle
-            if handle.is_direct:
+            self._paths[number] = path
+            # All who have a path open share the kernel's pages of it; other bytes than theirs must go past these.
+            sharing = self._sharing.get(path, ())
+            is_shared = any(other.identity != handle.identity for other in sharing)
+            # A size that the kernel may have of what was here before would end reads through its page cache too early.
+            is_direct = handle.is_direct or is_shared or self._kernel.is_unsure(path)
+            if is_direct:
                 # A private map of it fills pages all the same, with what it is now.
                 self._direct[number] = path
                 self._opened.pop(path, None)
@@ -245,7 +246,9 @@ class Operations:
                 is_same = self._opened.get(path) == handle.identity and path not in self._direct.values()
                 fi.keep_cache = int(is_same)
                 self._opened[path] = handle.identity
-        fi.direct_io = int(handle.is_direct)
+                self._paged[number] = path
+                self._sharing[path] = (*sharing, handle)
+        fi.direct_io = int(is_direct)
         return 0
 
     def read(self, path: str, size: int, offset: int, fi: Any) -> bytes:
@@ -273,18 +276,28 @@ class Operations:
         """Close a file."""
         with self._lock:
             handle = self._handles.pop(fi.fh, None)
+            self._paths.pop(fi.fh, None)
             self._opened.pop(self._direct.pop(fi.fh, ""), None)
+            if (paged := self._paged.pop(fi.fh, None)) is not None:
+                self._sharing[paged] = tuple(other for other in self._sharing[paged] if other is not handle)
+                if not self._sharing[paged]:
+                    del self._sharing[paged]
         if handle is not None:
             handle.close()
         return 0
 
     def truncate(self, path: str, length: int, fh: object = None) -> int:
         """Accept the truncation that a shell sends before a command; refuse any other."""
-        self._file(path).truncate()
+        self._file(self._namespace.node(path), path).truncate()
         return 0
 
-    def _file(self, path: str) -> File:
-        node = self._namespace.node(path)
+    def _check_kind(self, path: str, generation: int) -> None:
+        """Let the kernel look the path up anew, as it does when it hears that what it has is stale."""
+        if self._kernel.is_replaced(path, generation):
+            raise errors.Replaced(f"{path} is of another kind now")
+
+    @staticmethod
+    def _file(node: Node, path: str) -> File:
         if isinstance(node, Directory):
             raise errors.IsADirectory(f"{path} is a directory")
         if not isinstance(node, File):
@@ -307,7 +320,7 @@ class Operations:
 
 # What the bindings look for. Each one that is absent saves the kernel a question: without `flush` and `access`
 # an open takes 75 instead of 115 us. Locks are left to the kernel, which keeps them locally.
-_OWN = ("use_ns", "listing", "readinto", "deadline_s", "handles")
+_OWN = ("use_ns", "readinto", "deadline_s", "connect", "handles")
 OPERATIONS = tuple(name for name in vars(Operations) if not name.startswith("_") and name not in _OWN)
 
 
@@ -317,19 +330,27 @@ class Gate:
     use_ns = True
 
     def __init__(self, operations: Operations) -> None:
-        for name in (*OPERATIONS, "listing", "readinto"):
+        for name in (*OPERATIONS, "readinto"):
             if not hasattr(type(self), name):
-                setattr(self, name, guarded(name, getattr(operations, name), operations.deadline_s(name)))
+                operation, deadline_s = getattr(operations, name), operations.deadline_s(name)
+                setattr(self, name, guarded(name, operation, deadline_s, operations.counts))
 
 
-def guarded(name: str, operation: Callable[..., Any], deadline_s: float) -> Callable[..., Any]:
-    """Wrap one operation so that nothing but an OSError with a real errno can leave it, and that in time."""
+def guarded(
+    name: str, operation: Callable[..., Any], deadline_s: float, counts: Counter[str] | None = None
+) -> Callable[..., Any]:
+    """Wrap one operation so that nothing but an OSError with a real errno can leave it, and that in time.
 
-    def run(*args: Any) -> Any:
+    *counts* is how often each was asked, about: threads may count at once.
+    """
+    counts = Counter() if counts is None else counts
+
+    def run(*args: Any, **keywords: Any) -> Any:
         began = time.monotonic()
+        counts[name] += 1
         try:
             with within(deadline_s):
-                return operation(*args)
+                return operation(*args, **keywords)
         except BaseException as error:  # whatever it is, the binding must not see it
             code = errno_of(error)
             seconds = time.monotonic() - began

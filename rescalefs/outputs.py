@@ -18,6 +18,9 @@ from rescalefs.tailing import LiveKey
 # would wait for twice the deadline.
 _ASKED_AGAIN_S = 1.0
 
+# Outputs are for everybody to read, and nobody to write.
+FILE_MODE = stat.S_IFREG | 0o444
+
 
 class _Failure(NamedTuple):
     start: int
@@ -31,6 +34,7 @@ class _OutputHandle(ReadHandle):
         self._content = content
         self.is_direct = is_direct
         self.identity = content.identity
+        self.size = content.size
         self._failures: tuple[_Failure, ...] = ()  # of the last moment; replaced as a whole, by any thread
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
@@ -77,7 +81,9 @@ class OutputFile(File):
 
     def attributes(self) -> Attributes:
         """Size and time are the API's."""
-        return output_attributes(self._file, self._engine)
+        size = self._engine.size(self._file)
+        lasts = not self._may_change and size == self._file.size
+        return Attributes(FILE_MODE, size, self._file.uploaded_ns, lasts)
 
     def open(self, is_writing: bool) -> Handle:
         """Open the file without asking for a byte.
@@ -89,7 +95,9 @@ class OutputFile(File):
             raise ReadOnly("results cannot be changed")
         if not self._file.is_uploaded:
             raise NotUploaded(f"file {self._file.id} ({self._file.path}) is listed, but its upload is not complete")
-        handle = _OutputHandle(self._engine.open(self._file), is_direct=self._may_change)
+        # Of a file that was listed with another size, others may know the old one.
+        is_direct = self._may_change or self._engine.size(self._file) != self._file.size
+        handle = _OutputHandle(self._engine.open(self._file), is_direct=is_direct)
         self._opened()
         return handle
 
@@ -128,7 +136,7 @@ class LiveOutput(File):
         """The size that the file was last seen with; the time is when it was last seen to change."""
         file = self._follower.file(self._key)
         size = file.size()
-        return Attributes(stat.S_IFREG | 0o444, size, file.changed_ns)
+        return Attributes(FILE_MODE, size, file.changed_ns)
 
     def open(self, is_writing: bool) -> Handle:
         """Open the file, fetching it if it was never seen."""
@@ -156,8 +164,3 @@ class EndingOutput(LiveOutput):
     def open(self, is_writing: bool) -> Handle:
         """Open the final file if it is there, the live one else."""
         return self._final.open(is_writing) if self._is_uploaded else super().open(is_writing)
-
-
-def output_attributes(file: RemoteFile, engine: ContentEngine) -> Attributes:
-    """Return the attributes of an uploaded file."""
-    return Attributes(stat.S_IFREG | 0o444, engine.size(file), file.uploaded_ns)

@@ -15,8 +15,10 @@ import struct
 from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from typing import overload
 
+import xxhash
+
 from rescalefs.models import Digest, RemoteFile
-from rescalefs.tree import Branch, LivePath, Tree
+from rescalefs.tree import Branch, Line, LivePath, Tree
 
 Buffer = bytes | memoryview
 _COUNTS = struct.Struct("<4sIQ")
@@ -24,6 +26,7 @@ _DIRECTORY = struct.Struct("<QQq")
 # Of a file: where its texts are, size, time, type, lengths of path, name, id and run id, checksum's algorithm, flags.
 # Of a directory: the same, its number in place of the size.
 _ENTRY = struct.Struct("<QqqIIHHHBB")
+_NAME = struct.Struct("<Q24xH")  # of both: where the texts are, the name's length
 _VERSION = b"rtr1"
 _IS_DIRECTORY, _IS_UPLOADED, _IS_DELETED, _HAS_PATH, _HAS_RUN = 1, 2, 4, 8, 16
 _ALGORITHMS = (("", 0), ("sha512", 64), ("sha256", 32), ("sha1", 20), ("md5", 16))
@@ -118,15 +121,38 @@ class PackedTree:
         start = self._entries_at + first * _ENTRY.size
         return _ENTRY.iter_unpack(self._view[start : start + count * _ENTRY.size])
 
-    def record(self, number: int) -> Record:
-        """Return one entry's record."""
-        found: Record = _ENTRY.unpack_from(self._view, self._entries_at + number * _ENTRY.size)
-        return found
-
     def name(self, record: Record) -> bytes:
         """Return an entry's name."""
         at = self._heap_at + record[0]
         return bytes(self._view[at : at + record[5]])
+
+    def lines(self, first: int, count: int) -> Iterator[Line]:
+        """Yield entries as a listing needs them: nothing is made of them but their names."""
+        return map(self.line, self.records(first, count))
+
+    def line(self, record: Record) -> Line:
+        """Return an entry as a listing needs it."""
+        start, size, modified_ns, _, _, length, _, _, _, flags = record
+        at = self._heap_at + start
+        name = str(self._view[at : at + length], "utf-8")
+        if flags & _IS_DIRECTORY:
+            return name, True, 0, self.directory(size)[2]
+        return name, False, size, modified_ns
+
+    def find(self, name: str, first: int, count: int) -> Record | None:
+        """Return the record of that name among *count* entries of one directory, by halving; None if there is none."""
+        wanted = name.encode(errors="surrogatepass")
+        unpack, view, entries_at, heap_at = _NAME.unpack_from, self._view, self._entries_at, self._heap_at
+        low, high = first, first + count
+        while low < high:  # the order of UTF-8 is that of its characters
+            middle = (low + high) // 2
+            start, length = unpack(view, entries_at + middle * _ENTRY.size)
+            found = view[heap_at + start : heap_at + start + length].tobytes()
+            if found == wanted:
+                record: Record = _ENTRY.unpack_from(view, entries_at + middle * _ENTRY.size)
+                return record
+            low, high = (middle + 1, high) if found < wanted else (low, middle)
+        return None
 
     def entry(self, record: Record, place: str) -> tuple[str, RemoteFile | PackedBranch]:
         """Return an entry of the directory shown at *place*, with its name."""
@@ -179,6 +205,18 @@ class PackedBranch:
                 else:
                     yield entry
 
+    def lines(self, start: int = 0, stop: int | None = None) -> Iterator[Line]:
+        """Return the entries from number *start* up to *stop*, as a listing needs them."""
+        first, count, _ = self._tree.directory(self._number)
+        start, stop, _ = slice(start, stop).indices(count)
+        return self._tree.lines(first + start, max(0, stop - start))
+
+    def line(self, name: str) -> Line | None:
+        """Return one entry as a listing needs it, None if there is none."""
+        first, count, _ = self._tree.directory(self._number)
+        record = self._tree.find(name, first, count)
+        return None if record is None else self._tree.line(record)
+
 
 class _Entries(Mapping[str, "RemoteFile | Tree"]):
     """The entries of one directory; a name is found by halving, so nothing is made for it."""
@@ -187,16 +225,10 @@ class _Entries(Mapping[str, "RemoteFile | Tree"]):
         self._tree, self._first, self._count, self._place = tree, first, count, place
 
     def __getitem__(self, name: str) -> RemoteFile | Tree:
-        tree, wanted = self._tree, name.encode(errors="surrogatepass")
-        low, high = self._first, self._first + self._count
-        while low < high:  # the order of UTF-8 is that of its characters
-            middle = (low + high) // 2
-            record = tree.record(middle)
-            found = tree.name(record)
-            if found == wanted:
-                return tree.entry(record, self._place)[1]
-            low, high = (middle + 1, high) if found < wanted else (low, middle)
-        raise KeyError(name)
+        record = self._tree.find(name, self._first, self._count)
+        if record is None:
+            raise KeyError(name)
+        return self._tree.entry(record, self._place)[1]
 
     def __len__(self) -> int:
         return self._count
@@ -227,6 +259,11 @@ class PackedFiles(Sequence[RemoteFile]):
 
     def __init__(self, tree: PackedTree) -> None:
         self._tree = tree
+
+    @property
+    def fingerprint(self) -> int:
+        """Return a number that is the same for equal trees alone."""
+        return xxhash.xxh3_64_intdigest(self._tree.data)
 
     def __len__(self) -> int:
         count: int = self._tree.file_count

@@ -71,6 +71,16 @@ def tell(text: str, *, ends: str = "\n") -> None:
     click.echo(f"{plain(text)}{ends}", err=True, nl=False)
 
 
+def size_text(count: int) -> str:
+    """Return bytes in the unit that suits them, as `--cache-size` takes them."""
+    value, unit = float(count), "B"
+    for unit in ("B", "K", "M", "G", "T"):
+        if value < 1024 or unit == "T":
+            break
+        value /= 1024
+    return f"{value:.0f}{unit}" if unit == "B" else f"{value:.1f}{unit}"
+
+
 def leave(code: int) -> NoReturn:
     """End this process now: threads that wait for a resolver or a server must not hold it."""
     logging.shutdown()

@@ -5,10 +5,9 @@ A callback of the kernel may wait several times, for a job, its runs, their file
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextvars import ContextVar, Token
 
 from rescalefs.errors import DeadlineExceeded
 
@@ -17,14 +16,19 @@ Clock = Callable[[], float]
 _ends_at: ContextVar[float] = ContextVar("ends_at", default=float("inf"))
 
 
-@contextlib.contextmanager
-def within(seconds: float) -> Iterator[None]:
+class within:
     """Let whoever waits in this block do so for *seconds* altogether."""
-    token = _ends_at.set(min(_ends_at.get(), time.monotonic() + seconds))
-    try:
-        yield
-    finally:
-        _ends_at.reset(token)
+
+    __slots__ = ("_seconds", "_token")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._token: Token[float] = _ends_at.set(min(_ends_at.get(), time.monotonic() + self._seconds))
+
+    def __exit__(self, *_: object) -> None:
+        _ends_at.reset(self._token)
 
 
 def patience_s(seconds: float) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 from rescalefs.models import RemoteFile
@@ -32,6 +33,9 @@ class LivePath:
 
 
 Leaf = RemoteFile | LivePath
+# An entry as a listing needs it: shown name, whether it is a directory, size in bytes, newest upload. A live file has
+# no size.
+Line = tuple[str, bool, "int | None", int]
 
 
 class Tree(Protocol):
@@ -48,6 +52,12 @@ class Tree(Protocol):
     def leaves(self) -> Iterator[Leaf]:
         """Yield every file below it."""
 
+    def lines(self, start: int = 0, stop: int | None = None) -> Iterable[Line]:
+        """Return the entries from number *start* up to *stop*, as a listing needs them."""
+
+    def line(self, name: str) -> Line | None:
+        """Return one entry as a listing needs it, None if there is none."""
+
 
 @dataclass(slots=True)
 class Branch:
@@ -63,6 +73,34 @@ class Branch:
                 yield from entry.leaves()
             else:
                 yield entry
+
+    def lines(self, start: int = 0, stop: int | None = None) -> list[Line]:
+        """Return the entries from number *start* up to *stop*, as a listing needs them."""
+        return [_line(name, entry) for name, entry in islice(self.entries.items(), start, stop)]
+
+    def line(self, name: str) -> Line | None:
+        """Return one entry as a listing needs it, None if there is none."""
+        entry = self.entries.get(name)
+        return None if entry is None else _line(name, entry)
+
+
+def _line(name: str, entry: Leaf | Branch) -> Line:
+    if isinstance(entry, RemoteFile):
+        return name, False, entry.size, entry.uploaded_ns
+    return (name, True, 0, entry.modified_ns) if isinstance(entry, Branch) else (name, False, None, 0)
+
+
+def changed_kinds(one: Tree, other: Tree, place: str = "") -> Iterator[str]:
+    """Yield the shown paths that both trees have, as a file in one and as a directory in the other."""
+    for name, entry in one.entries.items():
+        now = other.entries.get(name)
+        if now is None:
+            continue
+        is_file, is_file_now = isinstance(entry, Leaf), isinstance(now, Leaf)
+        if is_file != is_file_now:
+            yield place + name
+        elif not isinstance(entry, Leaf) and not isinstance(now, Leaf):
+            yield from changed_kinds(entry, now, f"{place}{name}/")
 
 
 def build_tree(files: Iterable[RemoteFile], live_paths: Iterable[str] = ()) -> Branch:

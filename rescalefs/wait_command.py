@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 
 from rescalefs.budget import Budget
-from rescalefs.catalog import Catalog, Lifetimes
+from rescalefs.catalog import Catalog
 from rescalefs.client import Client
 from rescalefs.config import METADATA_DEADLINE_S
 from rescalefs.credentials import Account
 from rescalefs.errors import AccessDenied, NotFound
+from rescalefs.known import Lifetimes
 from rescalefs.loader import Loader
 from rescalefs.terminal import Exit, Failure, leave, named_account, owner_of, tell
 from rescalefs.transport import Transport

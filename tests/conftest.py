@@ -59,6 +59,10 @@ class Mounted:
         """The directory of all jobs."""
         return self.path / "jobs"
 
+    def top(self, run: Run) -> Path:
+        """The directory of a run."""
+        return self.jobs / run.job.id / "runs" / run.id
+
     @property
     def log(self) -> str:
         """Everything the mount has logged so far."""
@@ -139,7 +143,7 @@ def cost(emulator: Emulator) -> Cost:
     return count
 
 
-@pytest.fixture(params=sorted(BINDINGS, reverse=True))
+@pytest.fixture(scope="module", params=sorted(BINDINGS, reverse=True))
 def binding(request: pytest.FixtureRequest) -> str:
     """Each binding in turn; one that cannot be used is skipped, but never where CI is set."""
     name: str = request.param

@@ -20,6 +20,7 @@ from rescalefs.listings import Listings
 from rescalefs.loader import Loader
 from rescalefs.reach import Reach
 from rescalefs.stalls import Stalls
+from rescalefs.sweeps import Sweeps
 from rescalefs.transport import Transport
 
 KEY = "test-key"
@@ -100,16 +101,22 @@ def acting_on(origin: str, clock: ManualClock, *, wait_s: float = WAIT_S) -> Ite
 
 @contextmanager
 def catalog_of(
-    origin: str, clock: ManualClock, directory: Path | None = None, reach: Reach | None = None
+    origin: str,
+    clock: ManualClock,
+    directory: Path | None = None,
+    reach: Reach | None = None,
+    *,
+    may_sweep: bool = True,
 ) -> Iterator[Catalog]:
     """Serve a catalog of *origin* that knows nothing but what is kept in *directory*; all its times are *clock*'s."""
     kept = Kept(directory, wall_clock=clock.now)
-    with client_of(origin, clock, reach=reach) as client, loader() as running:
+    with client_of(origin, clock, reach=reach) as client, loader() as running, loader() as sweeping:
         yield Catalog(
             client,
             running,
             deadline_s=DEADLINE_S,
             listings=Listings(kept, "someone"),
+            sweeps=Sweeps(client, sweeping, deadline_s=DEADLINE_S / 2, clock=clock.now) if may_sweep else None,
             clock=clock.now,
             wall_clock=clock.now,
         )

@@ -153,7 +153,6 @@ def test_what_fails_by_nature_is_not_noted(clock: ManualClock, breaker: Breaker)
     assert breaker.status is None
 
 
-@pytest.mark.long  # half a minute of failing, in real time
 @pytest.mark.mount
 @pytest.mark.timeout(120)
 def test_while_rescale_fails_all_readers_fail_at_once(

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from rescalefs.catalog import SETTLED_AFTER_S, Catalog, Lifetimes, RunState
+from rescalefs.catalog import Catalog, RunState
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from rescalefs.errors import NotFound, Unavailable
+from rescalefs.finality import SETTLED_AFTER_S
+from rescalefs.known import Lifetimes
 from rescalefs.loader import Loader
 from tests.conftest import Cost
 from tests.stack import catalog_of, paths
@@ -66,13 +68,13 @@ def test_the_list_of_jobs_costs_a_request_for_each_two_hundred(world: World, cat
 
 
 def test_other_runs_of_a_job_cost_their_files_alone(world: World, catalog: Catalog, cost: Cost) -> None:
-    """One list of runs serves all runs of a job, and is in the order of their numbers."""
+    """One list of runs, in the order of their numbers, serves all runs of a job, and one page the files of the rest."""
     job = world.add_job("AbCdE")
     for number in ("10", "2", "1"):
         job.add_run(number, finished=True, files={number: b""}).display_order = 0
     catalog.view("AbCdE", "1")
 
-    assert cost(lambda: [catalog.view("AbCdE", run) for run in ("2", "10")]) == {"run_files": 2}
+    assert cost(lambda: [catalog.view("AbCdE", run) for run in ("2", "10")]) == {"job_files": 1}
     assert list(catalog.runs("AbCdE")) == ["1", "2", "10"]
 
 

@@ -60,7 +60,7 @@ def access(emulator: Emulator, **more: str) -> dict[str, str]:
 def test_help_of_every_command_shows_an_example(home: Path) -> None:
     """Each command's --help has a line to copy."""
     listed = rescalefs(home, "--help").stdout
-    for command in ("mount", "umount", "wait", "refresh", "demo", "emulator"):
+    for command in (*("mount", "umount", "refresh", "status", "warm", "wait", "cache", "doctor", "demo", "emulator"),):
         assert command in listed
         assert "rescalefs " in rescalefs(home, command, "--help").stdout.split("Usage:")[1].split("\n", 1)[1]
 
@@ -289,3 +289,10 @@ def test_the_demo_ends_with_ctrl_c(home: Path) -> None:
         process.kill()
         process.communicate()
     assert os.listdir(home / "rescale") == []
+
+
+def test_what_is_not_in_a_mount_is_not_refreshed(tmp_path: Path) -> None:
+    """A path elsewhere is one sentence."""
+    code, sentence = failure(rescalefs(tmp_path, "refresh", str(tmp_path)))
+
+    assert (code, "is not in a mount" in sentence) == (7, True)

@@ -23,6 +23,7 @@ from rescalefs.operations import ERRNO, Gate, Operations
 from tests.stack import KEY
 
 MIB = 1 << 20
+SIZE = 2  # of what getattr returns
 FILES = {
     "log": b"Time = 1\n",
     "case/U": bytes(range(256)) * 30,
@@ -48,7 +49,7 @@ def session(emulator: Emulator) -> Iterator[Any]:
         mount = Mount(Settings(cache / "m", cache, 1 << 30), Account(emulator.origin, Key(lambda: KEY, "a test")), "me")
         mount.start()
         try:
-            yield Gate(Operations(mount.namespace, cache, metadata_deadline_s=15, data_deadline_s=15))
+            yield Gate(Operations(mount.namespace, mount.kernel, cache, metadata_deadline_s=15, data_deadline_s=15))
         finally:
             mount.close()
 
@@ -56,16 +57,19 @@ def session(emulator: Emulator) -> Iterator[Any]:
 def tree_of(gate: Any, path: str, found: dict[str, bytes]) -> None:
     """Read all files below *path* as a program would; raises OSError."""
     number = gate.opendir(path)
-    entries = gate.listing(path, number, 0)[2:]
+    entries = []
+    while some := gate.readdir(path, number, len(entries), has_attributes=True):
+        entries += some
     gate.releasedir(path, number)
-    for name, attributes, _ in entries:
+    for raw, _, mode, _, _ in entries[2:]:
+        name = os.fsdecode(raw)
         below = f"{path}/{name}"
         if name in ("stop", "snapshot"):
             continue
-        if attributes["st_mode"] & stat.S_IFDIR:
+        if stat.S_ISDIR(mode):
             tree_of(gate, below, found)
             continue
-        size = gate.getattr(below)["st_size"]
+        size = gate.getattr(below)[SIZE]
         info = SimpleNamespace(flags=os.O_RDONLY, fh=0)
         gate.open(below, info)
         try:

@@ -25,8 +25,8 @@ def changed(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
 
 
-def test_who_has_read_wrong_bytes_gets_an_error_and_others_right_ones(begin: Begin) -> None:
-    """A handle that was served a wrong byte never gets to the end; the others get it fetched once more."""
+def test_all_who_have_it_open_get_an_error_when_one_has_read_wrong_bytes(begin: Begin) -> None:
+    """They share the kernel's pages, so bytes of two tries must not meet; who opens it later has the second one."""
     source, (data, file) = source_of(SIZE), made(SIZE)
     engine = begin(source)
     has_read, has_not = engine.open(file), engine.open(file)
@@ -36,11 +36,24 @@ def test_who_has_read_wrong_bytes_gets_an_error_and_others_right_ones(begin: Beg
         read_through(has_read)
     source.wait_until(lambda: source.under_way == 0)
     source.files[file.id] = data
-    assert read_through(has_not) == data
-    assert has_not.identity == has_read.identity
-    assert engine.open(file).identity != has_not.identity
-    with pytest.raises(Corrupt, match="wrong"):
-        has_read.read(0, 1)
+    later = engine.open(file)
+    assert read_through(later) == data
+    assert later.identity != has_not.identity == has_read.identity
+    for handle in (has_read, has_not):
+        with pytest.raises(Corrupt, match="wrong"):
+            handle.read(0, 1)
+
+
+def test_an_open_file_of_which_nobody_has_read_is_fetched_once_more(begin: Begin) -> None:
+    """Wrong before anybody was served of it: whoever has it open gets the second try."""
+    source, (data, file) = source_of(SIZE), made(SIZE)
+    engine = begin(source)
+    handles = [engine.open(file) for _ in range(2)]
+    source.files[file.id] = changed(data, 0)
+    engine._fetcher.cover(handles[0].content, handles[0].content.pattern.note(0, SIZE), 0, SIZE)
+    source.wait_until(lambda: handles[0].content.mismatches == 1)
+    source.files[file.id] = data
+    assert [read_through(handle) for handle in handles] == [data, data]
 
 
 def test_a_file_that_stays_wrong_is_an_error_for_all_and_tried_anew_for_who_comes_later(begin: Begin) -> None:

@@ -15,13 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rescalefs.catalog import Catalog, Lifetimes
+from rescalefs.catalog import Catalog
 from rescalefs.control import ActKey, Controls
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from rescalefs.errors import RescaleError
 from rescalefs.events import Events
+from rescalefs.known import Lifetimes
 from tests.conftest import Mounted, wait_for
 from tests.stack import DEADLINE_S, client_of, loader
 from tests.tools import sh

@@ -133,7 +133,7 @@ class Walk:
         self._steps += 1
         value, code = None, 0
         try:
-            value = getattr(self._gate, name)(*args)
+            value = getattr(self._gate, name)(*args, **{"has_attributes": True} if name == "readdir" else {})
         except OSError as error:
             code = error.errno or -1
         assert code == 0 or code in MEANT, (name, args)
@@ -150,7 +150,7 @@ class Walk:
             if found is None:
                 continue
             self._check(found)
-            kind = stat.S_IFMT(found["st_mode"])
+            kind = stat.S_IFMT(found[1])
             if kind == stat.S_IFDIR:
                 waiting += [f"{path.rstrip('/')}/{name}" for name in self._names(path)]
                 waiting += (
@@ -159,7 +159,7 @@ class Walk:
             elif kind == stat.S_IFLNK:
                 assert os.fsencode(self._ask("readlink", path) or "x")
             else:
-                self._read(path, found["st_size"])
+                self._read(path, found[2])
             for name in self._ask("listxattr", path) or ():
                 self._ask("getxattr", path, name)
 
@@ -167,22 +167,25 @@ class Walk:
         number = self._ask("opendir", path)
         if number is None:
             return []
-        entries = self._ask("listing", path, number, 0)
+        entries: list[Any] = []
+        while some := self._ask("readdir", path, number, len(entries)):
+            entries += some
         self._ask("releasedir", path, number)
-        names = [name for name, _, _ in entries]
+        names = [os.fsdecode(raw) for raw, *_ in entries]
         assert len(names) == len(set(names))
-        for name, attributes, is_complete in entries:
+        for name, (_, inode, mode, size, modified_ns) in zip(names, entries, strict=True):
             assert "/" not in name
             assert 0 < len(os.fsencode(name)) <= 255
             assert b"\0" not in os.fsencode(name)
-            if is_complete:
-                self._check(attributes)
+            if size is not None:
+                self._check((inode, mode, size, modified_ns))
         return names[2:]
 
-    def _check(self, attributes: Mapping[str, int]) -> None:
-        assert 0 <= attributes["st_size"] < 2**63
-        assert -(2**63) <= attributes["st_mtime"] // 10**9 < 2**63
-        assert attributes["st_ino"] > 1
+    def _check(self, attributes: tuple[int, int, int, int]) -> None:
+        inode, _, size, modified_ns = attributes
+        assert inode > 1
+        assert 0 <= size < 2**63
+        assert -(2**63) <= modified_ns // 10**9 < 2**63
 
     def _read(self, path: str, size: int) -> None:
         info = SimpleNamespace(flags=os.O_RDONLY, fh=0, direct_io=0, keep_cache=0)
@@ -218,7 +221,7 @@ def walked(endpoints: list[str], seed: int) -> Counter[str]:
     with tempfile.TemporaryDirectory() as directory, mock.patch("rescalefs.mount.Transport", Recorded):
         cache = Path(directory)
         mount = Mount(Settings(cache / "mount", cache, 1 << 30), Account("http://x", Key(lambda: KEY, "a test")), "me")
-        gate = Gate(Operations(mount.namespace, cache, metadata_deadline_s=15, data_deadline_s=15))
+        gate = Gate(Operations(mount.namespace, mount.kernel, cache, metadata_deadline_s=15, data_deadline_s=15))
         mount.start()
         walk = Walk(gate)
         try:

@@ -49,7 +49,7 @@ def add_old_job(world: World, id: str = "AbCdE", runs: int = 1) -> None:
         job.add_run(started=then - 4000, completed=then, files={"log": b"1", "case/U": b"2"}, variables={"a": 1})
 
 
-def test_a_final_run_is_not_listed_again_after_a_remount(world: World, mounting: Mounting, cost: Cost) -> None:
+def test_a_final_run_that_was_kept_is_not_listed_again(world: World, mounting: Mounting, cost: Cost) -> None:
     """On the same day the list of jobs is all that is asked for, and the runs and files are the same."""
     add_old_job(world, runs=2)
     with mounting() as catalog:

@@ -154,7 +154,7 @@ def test_a_cache_that_becomes_read_only(mount_on: Mounting, disk: Path) -> None:
     check_all(mounted, 2)
 
 
-def test_a_cache_that_is_removed_under_a_mount(mount_of: Mounting, emulator: Emulator) -> None:
+def test_a_cache_that_is_removed_makes_no_read_wrong(mount_of: Mounting, emulator: Emulator) -> None:
     """As `rm -rf` does, while readers are at work: no byte is wrong, no read fails, and it is made again."""
     mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
     small = {name: data for name, data in FILES.items() if len(data) < 4 * MIB}
@@ -268,14 +268,16 @@ def kill_again_and_again(mounted: Mounted, times: int) -> None:
     assert not [path for path in left if path.name.startswith((".new", "tmp"))]
 
 
-def test_a_mount_that_is_killed_leaves_nothing_wrong(mount_of: Mounting, emulator: Emulator) -> None:
+def test_a_mount_that_is_killed_leaves_nothing_wrong_in_its_cache(mount_of: Mounting, emulator: Emulator) -> None:
     """kill -9 at a few random moments, readers at work: every byte that is served afterwards is right."""
     kill_again_and_again(mount_of(emulator, "--cache-size", "30M", RESCALEFS_BUDGET="off"), 4)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_a_mount_that_is_killed_200_times_leaves_nothing_wrong(mount_of: Mounting, emulator: Emulator) -> None:
+def test_a_mount_that_is_killed_200_times_leaves_nothing_wrong_in_its_cache(
+    mount_of: Mounting, emulator: Emulator
+) -> None:
     """kill -9 at 200 random moments, readers at work: every byte that is served afterwards is right."""
     kill_again_and_again(mount_of(emulator, "--cache-size", "30M", RESCALEFS_BUDGET="off"), 100)
 

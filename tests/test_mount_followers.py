@@ -44,7 +44,7 @@ def eight(path: Path) -> dict[str, list[str]]:
     [SHORT_S, pytest.param(LONG_S, marks=[pytest.mark.long, pytest.mark.timeout(LONG_S + 120)])],
     ids=["seconds", "minutes"],
 )
-def test_eight_followers_have_the_history_and_cost_one(
+def test_every_reader_of_a_live_file_has_every_byte_once(
     seconds: float, has_ranges: bool, live: Run, mounted: Mounted, emulator: Emulator, tmp_path: Path
 ) -> None:
     """A log that grows in odd pieces, by one line or by thousands: byte for byte what the run wrote, over its end.

@@ -88,7 +88,7 @@ def is_final(top: Path) -> bool:
 
 
 @pytest.mark.parametrize("has_ranges", [False, True], ids=["whole", "parts"])
-def test_followers_have_every_byte_once_over_the_end_of_the_run(
+def test_followers_lose_and_double_no_line_over_the_end(
     has_ranges: bool, live: Run, mounted: Mounted, emulator: Emulator, tmp_path: Path
 ) -> None:
     """tail -f, tail -F and a reader that stays: grown in odd pieces, ended, trickled in, uploaded; nothing twice."""
@@ -119,7 +119,9 @@ def test_followers_have_every_byte_once_over_the_end_of_the_run(
     assert "truncated" not in "".join(path.with_suffix(".err").read_text() for path in outputs.values())
 
 
-def test_a_row_that_is_not_uploaded_takes_nothing_from_who_follows(live: Run, mounted: Mounted, tmp_path: Path) -> None:
+def test_until_its_upload_a_file_that_is_open_keeps_its_name_and_size(
+    live: Run, mounted: Mounted, tmp_path: Path
+) -> None:
     """A listed size of 0 before the upload is no truncation: stat and a new opening tell what is known."""
     top, written = mounted.jobs / "LiveR/runs/1", b"Time = 0\nthe last words\n"
     commands = {name: command for name, command in followers(top / "log").items() if name != "python"}
@@ -140,7 +142,7 @@ def test_a_row_that_is_not_uploaded_takes_nothing_from_who_follows(live: Run, mo
             assert path.with_suffix(".err").read_text() == ""
 
 
-def test_a_log_that_starts_over_is_followed(live: Run, mounted: Mounted, tmp_path: Path) -> None:
+def test_tail_f_and_tail_f_go_on_after_a_truncation(live: Run, mounted: Mounted, tmp_path: Path) -> None:
     """tail -f and tail -F say so once, and print what the new log has, once."""
     log, top = live.live["log"], mounted.jobs / "LiveR/runs/1"
     log.replace(LOG)
@@ -155,7 +157,7 @@ def test_a_log_that_starts_over_is_followed(live: Run, mounted: Mounted, tmp_pat
             assert path.with_suffix(".err").read_text().count("truncated") == 1
 
 
-def test_nobody_asks_when_nobody_looks(live: Run, mounted: Mounted, emulator: Emulator) -> None:
+def test_nothing_is_asked_when_nobody_reads(live: Run, mounted: Mounted, emulator: Emulator) -> None:
     """Seconds after the last reader of a log has gone there are no requests at all."""
     path = mounted.jobs / "LiveR/runs/1/log"
     sh(f"timeout 3 tail -f {path} || true", mounted.path)
@@ -172,7 +174,7 @@ def test_nobody_asks_when_nobody_looks(live: Run, mounted: Mounted, emulator: Em
 
 @pytest.mark.parametrize("copy", ["cp -a {top}/case {top}/log {to}", "rsync -a {top}/ {to}",
                                   "tar -C {top} -cf {to}.tar . && tar -C {to} -xf {to}.tar"])  # fmt: skip
-def test_copies_of_a_live_run_are_whole(
+def test_a_copy_of_a_live_run_is_whole(
     copy: str, live: Run, mounted: Mounted, emulator: Emulator, tmp_path: Path
 ) -> None:
     """cp -a, rsync -a and tar copy every file as it was when they came by, never less; one request a file."""
@@ -192,7 +194,7 @@ def test_copies_of_a_live_run_are_whole(
 
 @pytest.mark.parametrize("copy", ["cp -a {top}/case {top}/log {to}", "rsync -a {top}/ {to}",
                                   "tar -C {top} -cf {to}/x.tar ."])  # fmt: skip
-def test_what_cannot_be_copied_is_named(
+def test_what_cannot_be_copied_of_a_live_run_is_an_error_that_names_it(
     copy: str, live: Run, mounted: Mounted, emulator: Emulator, tmp_path: Path
 ) -> None:
     """A file whose size nobody can tell is an error with its name, never an empty copy; the others are copied."""
@@ -212,7 +214,7 @@ def test_what_cannot_be_copied_is_named(
         assert (to / "case/U").read_bytes() == live.live["case/U"].read()
 
 
-def test_a_copy_over_the_end_is_whole_or_says_so(live: Run, mounted: Mounted, tmp_path: Path) -> None:
+def test_a_copy_over_the_end_of_a_run_is_whole_or_fails(live: Run, mounted: Mounted, tmp_path: Path) -> None:
     """rsync while the run ends and its outputs trickle in: each pass copies whole files or fails; the last is all."""
     files = {f"case/{number}/U": bytes([65 + number]) * 50_000 for number in range(4)}
     for path, data in files.items():

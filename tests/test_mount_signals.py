@@ -48,7 +48,9 @@ def dump_of(mounted: Mounted) -> str:
 
 
 @pytest.mark.parametrize("level", ["debug", "error"])
-def test_sigusr1_tells_what_a_mount_is_at(level: str, world: World, mount_of: Callable[..., Mounted]) -> None:
+def test_sigusr1_writes_the_state_of_the_mount_into_its_log(
+    level: str, world: World, mount_of: Callable[..., Mounted]
+) -> None:
     """Counters, what is open and under way, and all stacks, under load; not the key, and no bytes of a file."""
     with Emulator(world, key=SECRET) as emulator:
         emulator.faults.add(endpoint="contents", path=f"/{world.jobs['StucK'].runs['1'].files[0].id}/", stall_after=10)
@@ -118,7 +120,7 @@ def test_sighup_under_load_asks_anew_and_disturbs_nobody(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_mount_under_load_ends_in_order(
+def test_sigterm_and_sigint_end_a_mount_under_load_in_order(
     number: signal.Signals, world: World, emulator: Emulator, mount_of: Callable[..., Mounted]
 ) -> None:
     """With readers at work and readers stuck: exit code 0, nothing mounted, no reader waits or saw a wrong byte."""

@@ -14,8 +14,10 @@ import pytest
 import requests
 
 from rescalefs import errors
+from rescalefs.kernel import KernelMemory
 from rescalefs.nodes import Attributes, Directory, Entry, File, Fixed, Handle, Node
-from rescalefs.operations import ERRNO, OPERATIONS, Gate, Operations, errno_of, inode_of
+from rescalefs.open_directory import inode_of
+from rescalefs.operations import ERRNO, OPERATIONS, Gate, Operations, errno_of
 from rescalefs.timing import patience_s
 
 
@@ -57,7 +59,7 @@ class FailingDirectory(Directory):
         raise errors.NotFound(name)
 
     def entries(self) -> Iterator[Entry]:
-        yield Entry("first", stat.S_IFREG, None)
+        yield Entry("first", stat.S_IFREG)
         raise errors.Unavailable("the second page did not come")
 
 
@@ -68,11 +70,20 @@ class FakeNamespace:
     def node(self, path: str) -> Node:
         return self.root if path == "/" else self.root.child(path[1:])
 
+    def attributes(self, path: str) -> Attributes:
+        return self.node(path).attributes()
+
+
+def operations_of(tmp_path: Path, **deadlines: float) -> Operations:
+    """Return operations on the fake tree, without a kernel."""
+    deadlines = {"metadata_deadline_s": 1, "data_deadline_s": 1, **deadlines}
+    return Operations(FakeNamespace(), KernelMemory(), tmp_path, **deadlines)  # type: ignore[arg-type]
+
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Any:
     """The operations as a binding sees them."""
-    return Gate(Operations(FakeNamespace(), tmp_path, metadata_deadline_s=1, data_deadline_s=1))  # type: ignore[arg-type]
+    return Gate(operations_of(tmp_path))
 
 
 def kinds(base: type[errors.RescaleError]) -> Iterator[type[errors.RescaleError]]:
@@ -107,7 +118,7 @@ def test_no_foreign_exception_leaves_an_operation(
     name: str, foreign: BaseException, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever goes wrong inside, a binding sees an OSError with EIO, and the log has one record."""
-    operations = Operations(FakeNamespace(), tmp_path, metadata_deadline_s=1, data_deadline_s=1)  # type: ignore[arg-type]
+    operations = operations_of(tmp_path)
 
     def fail(*_: object) -> None:
         raise foreign
@@ -218,7 +229,7 @@ def test_attributes_of_other_classes_are_refused_from_memory(gate: Any) -> None:
 
 def test_all_waits_of_an_operation_share_its_deadline(tmp_path: Path) -> None:
     """Whatever an operation waits for inside, it may wait for as long as one deadline altogether."""
-    operations = Operations(FakeNamespace(), tmp_path, metadata_deadline_s=3, data_deadline_s=7)  # type: ignore[arg-type]
+    operations = operations_of(tmp_path, metadata_deadline_s=3, data_deadline_s=7)
     for name in ("getattr", "read"):
         setattr(operations, name, lambda: patience_s(100))
     gate: Any = Gate(operations)

@@ -1,18 +1,19 @@
-"""Pacing through the layers: how urgent each request is, and what a mount tells and remembers of its budget."""
+"""Pacing through the layers: how urgent each request is, and which rates a mount begins with."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
-from rescalefs.budget import DEFAULT_RATES, JOBS, Budget, Priority, Turn
+from rescalefs.budget import CONTENTS, JOBS, Budget, Priority, Rate, Turn, parse_rate
 from rescalefs.client import Client
+from rescalefs.config import Settings
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
+from rescalefs.content.flight import OnItsWay
 from rescalefs.credentials import Key
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
@@ -20,7 +21,9 @@ from rescalefs.emulator.world import Run
 from rescalefs.kept import Kept
 from rescalefs.listings import RATES_TRUSTED_S, keep_rates, recall_rates
 from rescalefs.transport import Transport
-from tests.conftest import Mounted, wait_for
+from tests.conftest import wait_for
+from tests.raw_server import RawServer, reply
+from tests.stack import budget_on
 from tests.test_cli import rescalefs
 from tests.test_content import SMALL, Source, Stream, remote
 
@@ -66,6 +69,36 @@ def test_each_request_knows_how_urgent_it_is(emulator: Emulator, run: Run, live:
     assert budget.priorities == list(ask.values())
 
 
+def test_requests_that_are_throttled_together_halve_the_rate_once() -> None:
+    """Eight streams that meet the limit at once find the rate at a half, not at its floor, and all succeed then."""
+    clock = ManualClock()
+    budget = budget_on(clock, {CONTENTS: Rate(64, 64)})
+    all_sent = threading.Barrier(8)
+    throttled: list[str] = []
+
+    def answer(head: str) -> bytes:
+        if len(throttled) >= 8:
+            return reply(200, b"data")
+        throttled.append(head)
+        all_sent.wait(20)
+        return reply(429, Retry_After="3")
+
+    with (
+        RawServer(answer) as server,
+        closing(
+            Transport(server.origin, Key(lambda: "k", "a test"), budget, clock=clock.now, sleep=clock.advance)
+        ) as to,
+        closing(Client(to)) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        at = clock.now() + LONG_S
+        transfers = list(pool.map(lambda _: client.contents("f", 0, None, deadline_at=at), range(8)))
+        for transfer in transfers:
+            transfer.close()
+        assert len(server.heads) == 16
+    assert 32 <= budget.rates[CONTENTS] < 33
+
+
 class Waiting(Source):
     """Lets its answers wait, as a budget that is used up does, and notes how urgent they are."""
 
@@ -90,13 +123,16 @@ def test_a_file_ahead_becomes_urgent_when_its_reader_comes(tmp_path: Path) -> No
         assert engine.prefetch(file)
         wait_for(lambda: bool(source.turns), 20, lambda: "nothing was asked")
         assert source.turns[0].priority is Priority.AHEAD
+        assert engine.transfers() == [OnItsWay(file, 0, file.size, 0, is_urgent=False)]
 
         read: list[bytes] = []
         reader = threading.Thread(target=lambda: read.append(engine.open(file).read(0, len(SMALL))))
         reader.start()
         wait_for(lambda: source.turns[0].priority is Priority.READ, 20, lambda: "nobody hurried")
+        assert engine.transfers() == [OnItsWay(file, 0, file.size, 0, is_urgent=True)]
         source.may_go.set()
         reader.join(20)
+        assert engine.transfers() == []
     assert read == [SMALL]
     assert len(source.turns) == 1
 
@@ -116,47 +152,11 @@ def test_rates_are_remembered_for_a_day_and_for_their_account(tmp_path: Path) ->
         assert recall_rates(kept, account, now_s) == {}
 
 
-def stats_of(mounted: Mounted) -> dict[str, float]:
-    """Return `.rescale/stats`."""
-    lines = (mounted.path / ".rescale/stats").read_text().splitlines()
-    return {name: float(value) for name, value in (line.split(" ") for line in lines)}
-
-
-@pytest.mark.mount
-def test_stats_tell_what_was_asked_and_how_fast_one_may_ask(run: Run, mounted: Mounted, emulator: Emulator) -> None:
-    """Requests by endpoint as the API counts them, bytes, hits and misses, and the rate of each scope."""
-    emulator.reset_counts()
-    before = stats_of(mounted)
-    outputs = mounted.jobs / "AbCdE/runs/1"
-    sizes = [len(path.read_bytes()) for path in outputs.rglob("*") if path.is_file()]
-    after = stats_of(mounted)
-
-    asked = {name.removeprefix("requests."): value for name, value in after.items() if name.startswith("requests.")}
-    for name, count in emulator.requests.items():
-        assert asked[name] == before.get(f"requests.{name}", 0) + count
-    assert after["content.fetched_bytes"] == sum(sizes) > 0
-    assert after["content.misses"] > 0
-    assert after["throttled_s"] == 0
-    for scope, rate in DEFAULT_RATES.items():
-        assert after[f"rate.{scope}"] >= rate.per_s
-
-
-@pytest.mark.mount
-def test_a_mount_remembers_how_fast_it_may_ask(run: Run, mount_of: Callable[..., Mounted], emulator: Emulator) -> None:
-    """A 429 halves the rate that was chosen; the next mount begins there, and tells both."""
-    first = mount_of(emulator, "--rate", "jobs-usage=8:20")
-    assert "rate.jobs-usage 8:20\n" in (first.path / ".rescale/config").read_text()
-    assert stats_of(first)["rate.jobs-usage"] == 8
-    throttled = emulator.faults.add(endpoint="jobs", times=1, status=429, headers={"Retry-After": "1"})
-    assert [path.name for path in first.jobs.iterdir()] == ["AbCdE"]
-    assert throttled.hits == 1
-    left = stats_of(first)
-    assert 4 <= left["rate.jobs-usage"] < 5
-    assert left["throttled_s"] == 1
-    first.unmount()
-
-    first.mount()
-    assert stats_of(first)["rate.jobs-usage"] == pytest.approx(left["rate.jobs-usage"], abs=0.1)
+def test_chosen_rates_are_shown(tmp_path: Path) -> None:
+    """`.rescale/config` tells each as it may be written."""
+    settings = Settings(tmp_path, tmp_path, 0, rates={JOBS: Rate(8, 20), CONTENTS: Rate(0.5, 1)})
+    assert settings.public()["rate.jobs-usage"] == "8:20"
+    assert parse_rate(f"file-access={settings.public()['rate.file-access']}") == (CONTENTS, Rate(0.5, 1))
 
 
 def test_a_rate_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -230,6 +230,32 @@ def test_no_row_is_lost_while_files_are_added(
     assert {f"old{number}" for number in range(there)} <= set(ids) <= set(names)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 30)), max_size=3), st.integers(1, 4), st.integers(0, 12))
+def test_no_row_is_lost_while_others_are_removed(removed: list[tuple[int, int]], size: int, there: int) -> None:
+    """Rows that move up into a page that was read already are seen by the count, and the listing is read again."""
+    clock = ManualClock()
+    names = [f"old{number}" for number in range(there)]
+    moves = dict(removed)  # after how many requests a row goes, and which
+
+    def answer(head: str) -> bytes:
+        start = (number_of(head) - 1) * size
+        found = [row(name) for name in names[start : start + size]]
+        body = {"count": len(names), "next": "x" if names[start + size :] else None, "results": found}
+        if names and len(server.heads) in moves:
+            names.pop(moves[len(server.heads)] % len(names))
+        return reply(200, json.dumps(body).encode()) if found or start == 0 else INVALID_PAGE
+
+    with RawServer(answer) as server, client_of(server.origin, clock, is_parallel=False) as client:
+        try:
+            ids = [file.id for file in client.files("J", "1", clock.now() + LONG_S)]
+        except Corrupt:
+            assert len(moves) >= 3  # it never stood still
+            return
+    assert len(set(ids)) == len(ids)
+    assert set(names) <= set(ids)
+
+
 WRONG_SHAPES = [
     [],
     [row("a")],

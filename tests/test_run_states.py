@@ -9,12 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rescalefs.catalog import GIVEN_UP_AFTER_S, SAME_FOR_S, SETTLED_AFTER_S, Catalog, Lifetimes, RunState
+from rescalefs.catalog import Catalog, RunState
 from rescalefs.client import Client
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from rescalefs.errors import AccessDenied, Unavailable
+from rescalefs.finality import GIVEN_UP_AFTER_S, SAME_FOR_S, SETTLED_AFTER_S
+from rescalefs.known import Lifetimes
 from tests.conftest import Cost
 from tests.stack import DEADLINE_S, catalog_of, paths
 

@@ -21,6 +21,7 @@ from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run
 from tests.conftest import Mounted, wait_for
 from tests.stress_worker import FILES, FINAL_JOBS, MIB, Generated, line, stress_world
+from tests.test_mount_bounds import state_of
 
 pytestmark = pytest.mark.mount
 
@@ -68,16 +69,11 @@ class Usage(NamedTuple):
 
     rss_bytes: int
     threads: int
-    descriptors: int
 
 
 def usage_of(pid: int) -> Usage:
     fields = dict(row.split(":", 1) for row in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return Usage(
-        int(fields["VmRSS"].split()[0]) * 1024,
-        len(os.listdir(f"/proc/{pid}/task")),
-        len(os.listdir(f"/proc/{pid}/fd")),
-    )
+    return Usage(int(fields["VmRSS"].split()[0]) * 1024, len(os.listdir(f"/proc/{pid}/task")))
 
 
 class Trouble:
@@ -186,7 +182,6 @@ def stress(mount_of: Callable[..., Mounted], seconds: float, seed: int) -> dict[
             "requests": dict(emulator.requests),
             "rss_mib": [usage.rss_bytes // MIB for usage in trouble.usages[:: max(1, len(trouble.usages) // 10)]],
             "threads": max(usage.threads for usage in trouble.usages),
-            "descriptors": max(usage.descriptors for usage in trouble.usages),
         }
         print(f"\n{json.dumps(seen)}")
         assert [text for each in reports for text in each["wrong"]] == []
@@ -195,10 +190,11 @@ def stress(mount_of: Callable[..., Mounted], seconds: float, seed: int) -> dict[
         assert "Traceback" not in mounted.log
         all_is_well(mounted)
         wait_for(lambda: not any(emulator._under_way.values()), 60, lambda: f"{emulator._under_way} go on")
-        left = usage_of(mounted.process.pid)
+        left = state_of(mounted)
         print(f"left: {left}")
-        assert left.threads <= MAX_THREADS_LEFT
-        assert left.descriptors <= MAX_DESCRIPTORS_LEFT
+        assert (left["files"], left["directories"]) == (0, 0)
+        assert left["threads"] <= MAX_THREADS_LEFT
+        assert left["descriptors"] <= MAX_DESCRIPTORS_LEFT
         seen["usages"] = trouble.usages
         mounted.unmount()
     return seen

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -110,6 +112,18 @@ def test_a_redirect_from_https_to_http_is_refused(clock: ManualClock, monkeypatc
     ):
         transport.json("e", "scope", "x/", clock.now() + LONG_S)
     assert sent == ["https://platform.rescale.com/api/v2/x/"]
+
+
+def test_an_origin_that_cannot_prove_itself_gets_nothing(ask: Callable[..., Any], tmp_path: Path) -> None:
+    """A certificate that nobody signed is refused before the key is sent."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key", "-out", tmp_path / "certificate"]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    with RawServer(OK, tls=tls) as server, pytest.raises(Unavailable, match="certificate"):
+        ask(server)
+    assert server.heads == []
 
 
 SENSELESS = ["http://[::1", "ftp://example.invalid/", "file:///etc/passwd", "http://", "http://" + "a" * 70 + "/", "//"]

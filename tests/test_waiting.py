@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from rescalefs.catalog import Catalog, Lifetimes
+from rescalefs.catalog import Catalog
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from rescalefs.errors import AccessDenied, NotFound
+from rescalefs.known import Lifetimes
 from rescalefs.waiting import Goal, Outcome, Waiter
 from tests.stack import DEADLINE_S, client_of, loader
 from tests.test_cli import access, failure, home, rescalefs

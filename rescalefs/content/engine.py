@@ -4,9 +4,9 @@ Identity is the strongest checksum and the size, so equal files of different run
 a file without a checksum is known by account, file id and size.
 
 A file of up to 4 MiB is verified before its first byte is served: a wrong one is fetched once more, then it is an
-error. A larger one is verified when its last block has come, before that is served: if it is wrong, who has read of it
-gets errors from then on, and the others get it fetched once more. With `is_verified_first` every file is verified
-before its first byte.
+error. A larger one is verified when its last block has come, before that is served: if it is wrong and somebody has
+read of it, all who have it open get errors from then on, because they share the kernel's pages; who opens it later gets
+it fetched once more. With `is_verified_first` every file is verified before its first byte.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -24,7 +24,7 @@ from cachetools import LRUCache
 
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.fetching import ContentSource, Fetcher
-from rescalefs.content.flight import WHOLE_BYTES, Content, Wait
+from rescalefs.content.flight import WHOLE_BYTES, Content, OnItsWay, Wait
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, segments_of
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Job, Streams
@@ -53,7 +53,7 @@ class ContentHandle:
         self.size = content.size
         # After a mismatch the kernel's pages of this content are wrong, too: another name lets them go.
         self.identity = f"{content.identity}.{generation}"
-        self.served: int | None = None  # the mismatches that there were when bytes were served first
+        self.first = content.mismatches  # that there were when it was opened
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Fill *buffer* with the bytes from *offset* on; return how many they are, fewer only at the end of the file.
@@ -95,10 +95,10 @@ class ContentEngine:
         deadline_s: float = 60.0,
         is_verified_first: bool = False,
         clock: Clock = time.monotonic,
+        on_other_size: Callable[[], None] = lambda: None,  # a file proves to have another size than listed
     ) -> None:
-        self._cache = cache
-        self._account = account
-        self._deadline_s = deadline_s
+        self._cache, self._on_other_size = cache, on_other_size
+        self._account, self._deadline_s = account, deadline_s
         self._is_verified_first = is_verified_first
         self._store = Store(cache)
         self._streams = Streams()
@@ -116,7 +116,7 @@ class ContentEngine:
         self._judging = threading.Lock()  # taken before all others: a mismatch counts once
         self._lock = threading.Lock()  # guards the four below and the users of contents; nothing else is done under it
         self._contents: dict[str, Content] = {}
-        self._sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
+        self.other_sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
         self._generations: Counter[str] = Counter()  # how often contents proved to be wrong
         self._unread: LRUCache[str, None] = LRUCache(_MAX_UNREAD)  # contents fetched ahead that nobody has opened yet
         self._counts: Counter[str] = Counter()  # approximate: threads may count at once
@@ -134,12 +134,7 @@ class ContentEngine:
         self._streams.close()
         self._verifier.close()
         for content in self.open_contents():
-            with content.lock:
-                for fetch in content.fetches:
-                    fetch.is_unwanted = True
-                content.wake(0, content.size, Unavailable("the mount is closing"))
-            if content.check is not None:
-                content.check.idle.set()
+            content.abandon(Unavailable("the mount is closing"))
         self._cache.close()
 
     def open(self, file: RemoteFile) -> ContentHandle:
@@ -181,6 +176,10 @@ class ContentEngine:
         handle.close()
         return False
 
+    def transfers(self) -> list[OnItsWay]:
+        """Return what is on its way now."""
+        return [each for content in self.open_contents() for each in content.on_its_way()]
+
     def release(self, content: Content) -> None:
         """Forget a handle."""
         with self._lock:
@@ -192,7 +191,7 @@ class ContentEngine:
 
     def size(self, file: RemoteFile) -> int:
         """Return the size to show: the listed one, or the one that the server has and the checksum confirmed."""
-        return self._sizes.get(file.id, file.size)
+        return self.other_sizes.get(file.id, file.size)
 
     def state(self, file: RemoteFile) -> str:
         """Return how much of a file is here: remote, partial, cached or verified."""
@@ -231,7 +230,7 @@ class ContentEngine:
     def readinto(self, handle: ContentHandle, content: Content, offset: int, buffer: memoryview) -> None:
         """Fill *buffer* with the bytes of a content from *offset* on: from the store, or once they have come."""
         mismatches = content.mismatches
-        if handle.served is not None and handle.served != mismatches:
+        if any(handle.first <= served < mismatches for served in content.served):
             raise Corrupt(f"file {content.file.id} ({content.file.path}) was read with bytes that proved to be wrong")
         if mismatches >= _MAX_MISMATCHES:
             raise Corrupt(f"file {content.file.id} ({content.file.path}) does not match its checksum, twice")
@@ -253,13 +252,13 @@ class ContentEngine:
                 self._fetcher.ahead(content, cursor)
         if content.check is not None and content.check.verdict is None and (is_miss or end == content.size):
             self._wait_for_verdict(content)
-        if handle.served != mismatches or content.mismatches != mismatches:
+        if mismatches not in content.served or content.mismatches != mismatches:
             with content.lock:  # served counts from here on: a verdict comes before it or after it
                 is_now = content.mismatches == mismatches
-                if is_now and handle.served is None:
-                    handle.served = mismatches
-            if not is_now or handle.served != mismatches:
-                # An error for who has read of it, else a second try.
+                if is_now:
+                    content.served = (*content.served, mismatches)
+            if not is_now:
+                # An error if somebody has read of it, else a second try.
                 return self.readinto(handle, content, offset, buffer)
         if self._must_be_verified(content):
             return self.readinto(handle, content, offset, buffer)  # some of it has come anew
@@ -353,7 +352,8 @@ class ContentEngine:
 
     def _try_other_size(self, content: Content, size: int) -> None:
         """Find out whether the server's size is right, if a checksum can tell; who has the file open gets an error."""
-        if content.file.digest is not None and content.file.id not in self._sizes:
+        # No bytes at all would be taken unseen: nothing is fetched, and so nothing is compared.
+        if size and content.file.digest is not None and content.file.id not in self.other_sizes:
             self._streams.submit(Job(is_urgent=True), partial(self._confirm, replace(content.file, size=size)))
 
     def _confirm(self, file: RemoteFile) -> None:
@@ -361,14 +361,12 @@ class ContentEngine:
         try:
             if handle.content.check is not None:
                 self._verify_first(handle.content)
-            digest = file.digest
-            if not file.size and digest is not None and hashlib.new(digest.algorithm).digest() != digest.value:
-                raise Corrupt("what is empty is not fetched, and does not match the checksum")
             handle.read(0, 1)
             if handle.content.check is None or handle.content.check.verdict:
                 log.warning("file %s (%s) has %d bytes, as its checksum confirms", file.id, file.path, file.size)
                 with self._lock:
-                    self._sizes[file.id] = file.size
+                    self.other_sizes[file.id] = file.size
+                self._on_other_size()
         except RescaleError as error:
             log.error("file %s (%s) may have %d bytes: %s", file.id, file.path, file.size, error)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 from rescalefs.budget import Priority, Turn
 from rescalefs.content.streams import Job
@@ -42,6 +43,16 @@ class Fetch:
         self.turn = Turn(Priority.READ if is_urgent else Priority.AHEAD)  # of its requests
 
 
+class OnItsWay(NamedTuple):
+    """What is being fetched of a file: bytes [start, end), of which those before `position` have come."""
+
+    file: RemoteFile
+    start: int
+    end: int
+    position: int
+    is_urgent: bool
+
+
 class Content:
     """One content as this process knows it, shared by all who have it open."""
 
@@ -58,6 +69,7 @@ class Content:
         self.pattern = Pattern()
         self.has_ranges = True  # until the server sends the whole file for a range
         self.mismatches = 0  # how often its bytes proved to be wrong
+        self.served: tuple[int, ...] = ()  # the mismatches that there were when somebody was served bytes
         self.has_all = False  # all blocks were here at some time
         self.users = 0
         self.check: Check | None = None  # of a large file that has a checksum
@@ -95,6 +107,23 @@ class Content:
                 self.identity, self.size, self.file.digest, lambda *verdict: self._on_verdict(self, *verdict)
             )
         self.has_all = False
+
+    def on_its_way(self) -> list[OnItsWay]:
+        """Return what is being fetched, or waits for that."""
+        with self.lock:
+            return [
+                OnItsWay(self.file, fetch.start, fetch.end, fetch.position, fetch.turn.priority is Priority.READ)
+                for fetch in self.fetches
+            ]
+
+    def abandon(self, error: RescaleError) -> None:
+        """Let everybody who waits fail, and fetches end."""
+        with self.lock:
+            for fetch in self.fetches:
+                fetch.is_unwanted = True
+            self.wake(0, self.size, error)
+        if self.check is not None:
+            self.check.idle.set()
 
     def wake(self, start: int, end: int, error: RescaleError | None = None) -> None:
         """Let those look again who wait for bytes in [start, end). Called with the lock held."""

@@ -187,16 +187,17 @@ class Segment:
         """Tell whether these blocks are here, comparing those not yet touched with their checksums."""
         if not self._are_here(first, last):
             return False
+        are_right = True
         for block in range(first, last):
             if self.blocks[block] == UNCHECKED:
                 start = block * BLOCK_BYTES
                 data = self._pread(min(BLOCK_BYTES, self.size - start), DATA_AT + start)
-                if not self._compare(block, bytes([UNCHECKED]), memoryview(data)):
-                    return False
-        return True
+                are_right &= self._compare(block, bytes([UNCHECKED]), memoryview(data))
+        return are_right
 
     def _compare(self, first: int, before: bytes | bytearray, data: memoryview) -> bool:
-        """Compare those blocks with their checksums that were in doubt *before* they were read."""
+        """Compare those blocks with their checksums that were in doubt *before* they were read; lose the wrong ones."""
+        are_right = True
         for index, state in enumerate(before):
             block, at = first + index, index * BLOCK_BYTES
             if state == PRESENT:
@@ -204,10 +205,10 @@ class Segment:
             if xxhash.xxh3_64_digest(data[at : at + BLOCK_BYTES]) != self._sum(block):
                 if self.blocks[block] == UNCHECKED:  # else another thread has seen it, and may have written it anew
                     self._lose(block)
-                return False
-            if self.blocks[block] == UNCHECKED:
+                are_right = False
+            elif self.blocks[block] == UNCHECKED:
                 self.blocks[block] = PRESENT
-        return True
+        return are_right
 
     def _sum(self, block: int) -> bytes:
         return self._sums[block * SUM_BYTES : (block + 1) * SUM_BYTES]

@@ -11,6 +11,7 @@ Threads: `Faults` may be used from any thread.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -247,6 +248,13 @@ def body(answer: Answer, data: bytes | str) -> None:
     """Send *data* as the body; text beginning with `<` goes as HTML."""
     raw = data.encode() if isinstance(data, str) else data
     answer.replace_body(raw, "text/html" if raw.startswith(b"<") else JSON)
+
+
+@edit
+def rows(answer: Answer, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    """Send other rows in a page of a listing: those that *change* makes of the right ones."""
+    page = json.loads(answer.body())
+    answer.replace_body(json.dumps({**page, "results": change(page["results"])}).encode(), JSON)
 
 
 @edit

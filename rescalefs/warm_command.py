@@ -1,0 +1,104 @@
+"""`rescalefs warm`: fetch what is below a path of a mount now, by reading it through the mount."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from rescalefs import system
+from rescalefs.terminal import Exit, Failure, size_text, tell
+
+# Files read side by side: enough for small ones, which take a request each; a large one has streams of its own.
+_READERS = 8
+_PIECE_BYTES = 1 << 20
+# jobs/<id>/runs/<n>
+_RUN_DEPTH = 4
+
+
+class _Output(NamedTuple):
+    path: Path
+    size: int
+
+
+@click.command("warm")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+def warm_command(paths: tuple[Path, ...]) -> None:
+    """Fetch the files below PATHS, so that they are here when they are read. Runs that still compute are left out.
+
+    \b
+    Example:  rescalefs warm ~/rescale/jobs/kWdRa/runs/1
+    """
+    files: dict[Path, int] = {}
+    troubles: list[str] = []
+    for path in paths:
+        place = Path(os.path.realpath(path))
+        point = system.mount_point_of(place)
+        if point is None:
+            raise Failure(f"{path} is not in a mount of rescalefs", Exit.MOUNTED)
+        files.update(_outputs(point, place, troubles))
+    total = sum(files.values())
+    speed = (TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), *speed)
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{len(files)} files", total=total)
+
+        def fetch(path: Path) -> None:
+            try:
+                _read(path, lambda count: progress.advance(task, count))
+            except OSError as error:
+                troubles.append(f"{path}: {error.strerror}")
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(fetch, files))
+    for trouble in troubles:
+        tell(f"rescalefs: {trouble}")
+    if troubles:
+        raise Failure(f"not everything could be fetched (failures: {len(troubles)})", 1)
+    click.echo(f"{len(files)} files, {size_text(total)}")
+
+
+def _outputs(point: Path, place: Path, troubles: list[str]) -> Iterator[_Output]:
+    """Yield the outputs of ended runs at or below a place in a mount."""
+    parts = place.relative_to(point).parts
+    try:
+        if len(parts) >= _RUN_DEPTH and _is_live(point.joinpath(*parts[:_RUN_DEPTH])):
+            return  # before anything else is asked: the size of a live file takes a read
+        if place.is_dir():
+            yield from _below(place, len(parts), troubles)
+        elif len(parts) > _RUN_DEPTH:
+            yield _Output(place, place.stat().st_size)
+    except OSError as error:
+        troubles.append(f"{place}: {error.strerror}")
+
+
+def _below(directory: Path, depth: int, troubles: list[str]) -> Iterator[_Output]:
+    try:
+        with os.scandir(directory) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                if depth + 1 != _RUN_DEPTH or not _is_live(path):
+                    yield from _below(path, depth + 1, troubles)
+            elif entry.is_file(follow_symlinks=False) and depth >= _RUN_DEPTH:  # above there are tables
+                yield _Output(path, path.stat().st_size)
+    except OSError as error:
+        troubles.append(f"{directory}: {error.strerror}")
+
+
+def _is_live(run: Path) -> bool:
+    return (run / ".rescale/status").read_text().strip() == "live"
+
+
+def _read(path: Path, advance: Callable[[int], None]) -> None:
+    with open(path, "rb", buffering=0) as opened:
+        while data := opened.read(_PIECE_BYTES):
+            advance(len(data))

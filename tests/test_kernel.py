@@ -1,0 +1,127 @@
+"""What the kernel is made to forget, and when; without a kernel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from rescalefs.emulator.clock import ManualClock
+from rescalefs.kernel import CHANGEABLE_S, MAX_TOLD, KernelMemory
+from tests.conftest import wait_for
+
+SOON_S = 20.0
+EVERYTHING = "everything"
+
+
+class Calls:
+    """Keeps the calls instead of making them; `hold` lets them wait, as an operation in flight does."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def drop_attributes(self, path: str) -> None:
+        assert self.hold.wait(SOON_S)
+        self.made.append(path)
+
+    def drop_names(self) -> None:
+        assert self.hold.wait(SOON_S)
+        self.made.append(EVERYTHING)
+
+
+@pytest.fixture
+def calls() -> Calls:
+    """What is dropped."""
+    return Calls()
+
+
+@pytest.fixture
+def kernel(calls: Calls) -> Iterator[KernelMemory]:
+    """The memory of a kernel in which one file is open."""
+    memory = KernelMemory()
+    memory.start(calls, lambda: ["/open"])
+    yield memory
+    calls.hold.set()
+    memory.close()
+
+
+def test_what_was_told_is_dropped_once_and_sure_again(kernel: KernelMemory, calls: Calls) -> None:
+    """Told many times, a path is dropped once its last second is over; until then it is unsure."""
+    for _ in range(100):
+        kernel.told("/live")
+    assert kernel.is_unsure("/live")
+    assert not kernel.is_unsure("/other")
+
+    wait_for(lambda: not kernel.is_unsure("/live"), SOON_S, lambda: f"{calls.made}")
+    assert calls.made == ["/live"]
+
+
+def test_a_path_is_unsure_while_the_kernel_is_kept_from_forgetting_it(kernel: KernelMemory, calls: Calls) -> None:
+    """An operation in flight may keep the call waiting; what is told meanwhile is dropped after it."""
+    calls.hold.clear()
+    kernel.told("/live")
+    threading.Event().wait(1.5 * CHANGEABLE_S)
+    assert kernel.is_unsure("/live")
+    kernel.told("/live")
+    calls.hold.set()
+
+    wait_for(lambda: not kernel.is_unsure("/live"), SOON_S, lambda: f"{calls.made}")
+    assert calls.made == ["/live", "/live"]
+
+
+def test_forgetting_takes_everything_and_what_is_open(kernel: KernelMemory, calls: Calls) -> None:
+    """It has happened when the call returns."""
+    before = kernel.generation
+    kernel.forget()
+
+    assert calls.made == [EVERYTHING, "/open"]
+    assert kernel.generation == before + 1
+
+
+def test_forgetting_waits_for_nobody_for_long(kernel: KernelMemory, calls: Calls) -> None:
+    """A kernel that cannot forget yet holds nobody for ever; an answer from before is known as such at once."""
+    calls.hold.clear()
+    before = kernel.generation
+    kernel.forget()
+    assert (kernel.generation, calls.made) == (before + 1, [])
+    calls.hold.set()
+
+    wait_for(lambda: calls.made[:1] == [EVERYTHING], SOON_S, lambda: f"{calls.made}")
+
+
+def test_what_was_replaced_is_told_to_answers_from_before_alone(kernel: KernelMemory) -> None:
+    """Who began before is to look anew; who begins afterwards has the truth."""
+    before = kernel.generation
+    kernel.forget(["/a"])
+
+    assert kernel.is_replaced("/a", before)
+    assert not kernel.is_replaced("/b", before)
+    assert not kernel.is_replaced("/a", kernel.generation)
+
+
+def test_there_is_no_room_for_ever(calls: Calls) -> None:
+    """Listings are asked to tell less when many paths wait to be dropped; time makes room."""
+    clock = ManualClock()
+    memory = KernelMemory(clock.now)
+    memory.start(calls, list)
+    for number in range(MAX_TOLD):
+        memory.told(f"/{number}")
+    assert not memory.has_room
+    clock.advance(CHANGEABLE_S)
+    memory.forget()  # wakes the thread, whose clock stands still
+
+    wait_for(lambda: memory.has_room, SOON_S, lambda: "no room")
+    memory.close()
+
+
+def test_without_a_kernel_there_is_nothing_to_do() -> None:
+    """Before the mount has begun nothing waits and nothing is kept."""
+    memory = KernelMemory()
+    memory.told("/a")
+    memory.forget()
+    memory.close()
+
+    assert not memory.is_unsure("/a")
