@@ -190,6 +190,8 @@ def stress(mount_of: Callable[..., Mounted], seconds: float, seed: int) -> dict[
         assert "Traceback" not in mounted.log
         all_is_well(mounted)
         wait_for(lambda: not any(emulator._under_way.values()), 60, lambda: f"{emulator._under_way} go on")
+        # The kernel tells of the end of a killed reader when it comes to it.
+        wait_for(lambda: state_of(mounted)["files"] == 0, 30, lambda: f"open: {state_of(mounted)}")
         left = state_of(mounted)
         print(f"left: {left}")
         assert (left["files"], left["directories"]) == (0, 0)
