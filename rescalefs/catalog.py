@@ -10,6 +10,7 @@ Callers wait no longer than the loader lets them; the requests run on the loader
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import math
@@ -173,12 +174,11 @@ class Catalog:
     def runs(self, job_id: str) -> Mapping[str, Run]:
         """Return the runs of a job by id, in their order."""
         key = ("runs", job_id)
-        try:
-            is_over = self._known.get(key) is not None or self.is_over(job_id)
-        except Offline:
-            is_over = False
-        what = f"the runs of job {job_id}"
-        runs: Mapping[str, Run] = self._ask(key, lambda: self._list_runs(job_id, is_over), what)
+        is_over = False
+        if self._known.get(key) is None:
+            with contextlib.suppress(Offline):
+                is_over = self.is_over(job_id)
+        runs: Mapping[str, Run] = self._ask(key, lambda: self._list_runs(job_id, is_over), f"the runs of job {job_id}")
         return runs
 
     def run(self, job_id: str, run_id: str) -> Run:
@@ -215,7 +215,7 @@ class Catalog:
         kept = self._listings.runs(job_id)
         if kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id):
             left_s = kept.confirmed_at_s + self._runs_lifetime_s(kept.runs, is_over) - self._wall_clock()
-            if is_over and left_s > 0:
+            if is_over and kept.is_over and left_s > 0:  # what was seen before the job was over may lack runs
                 return Answer(kept.runs, left_s)
         try:
             found = self._client.runs(job_id, self._deadline())
@@ -224,7 +224,7 @@ class Catalog:
                 raise
             return Answer(kept.runs, self._lifetimes.offline_s)
         runs = {run.id: run for run in sorted(found, key=_order)}
-        self._listings.keep_runs(job_id, runs.values())
+        self._listings.keep_runs(job_id, runs.values(), is_over=is_over)
         return Answer(runs, self._runs_lifetime_s(runs, is_over))
 
     def _runs_lifetime_s(self, runs: Mapping[str, Run], is_over: bool) -> float:

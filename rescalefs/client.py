@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from rescalefs.budget import CONTENTS, JOBS, RUNS, Priority, Turn
 from rescalefs.errors import Corrupt, NotFound, Refused, Unavailable
-from rescalefs.models import Job, RemoteFile, Run, Status
+from rescalefs.models import Job, LastLines, RemoteFile, Run, Status
 from rescalefs.transfer import Transfer
 from rescalefs.transport import Transport
 
@@ -166,7 +166,7 @@ class Client:
         Raises:
             Unavailable: the run is not live any more; the API says so in many ways, a 200 with JSON among them.
         """
-        resource = f"{_run_path(job_id, run_id)}tail/{'/'.join(map(_segment, path.split('/')))}"
+        resource = _tail_path(job_id, run_id, path)
         turn = Turn(Priority.READ if is_retried else Priority.AHEAD)
         transfer = self._transport.stream(
             "tail", RUNS, resource, deadline_at, start=start, turn=turn, is_retried=is_retried
@@ -175,6 +175,25 @@ class Client:
             transfer.close()
             raise Unavailable(f"{resource}: the answer is {transfer.media_type}, not the bytes of a file")
         return transfer
+
+    def last_lines(
+        self, job_id: str, run_id: str, path: str, lines: int, *, max_bytes: int, deadline_at: float
+    ) -> LastLines:
+        """Return the last *lines* lines of a live file, or all of them; asked once, because the next look asks again.
+
+        Raises:
+            Refused: the answer has more than *max_bytes*.
+            Corrupt: it is something else, such as the whole file.
+            Unavailable: the run is not live any more.
+        """
+        resource = f"{_tail_path(job_id, run_id, path)}?lines={lines}"
+        answer = self._transport.json(
+            "tail", RUNS, resource, deadline_at, priority=Priority.AHEAD, is_retried=False, max_bytes=max_bytes
+        )
+        try:
+            return LastLines.from_api(answer)
+        except Corrupt as error:
+            raise Unavailable(f"{resource}: {error}") from None
 
     def act(self, act: str, job_id: str, run_id: str, deadline_at: float) -> ActAnswer:
         """Ask once for "stop" or "snapshot"; its effect comes some time after the answer.
@@ -303,6 +322,10 @@ def _segment(text: str) -> str:
     if text in (".", ".."):
         raise Refused(f"nothing can be asked for by the name {text!r}", 0)
     return quote(text, safe="", errors="surrogatepass")
+
+
+def _tail_path(job_id: str, run_id: str, path: str) -> str:
+    return f"{_run_path(job_id, run_id)}tail/{'/'.join(map(_segment, path.split('/')))}"
 
 
 def _run_path(job_id: str, run_id: str) -> str:

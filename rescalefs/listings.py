@@ -26,13 +26,15 @@ JOBS, RUNS, FILES, OWNERS, RATES = "jobs", "runs", "files", "owners", "rates"
 # How long rates are believed that were learnt from the API: they depend on the user's other tools, too.
 RATES_TRUSTED_S = 86_400.0
 _LENGTH_BYTES = 4
+_OVER, _NOT_OVER = b"1", b"0"  # what the runs of a job begin with
 
 
 class KeptRuns(NamedTuple):
-    """The runs of a job, and when they were last confirmed (seconds since the epoch)."""
+    """The runs of a job, when they were last confirmed (seconds since the epoch), and whether the job was over then."""
 
     runs: Mapping[str, Run]
     confirmed_at_s: float
+    is_over: bool
 
 
 class KeptTree(NamedTuple):
@@ -72,12 +74,13 @@ class Listings:
         found = self._kept.read(RUNS, (self._account, job_id))
         if found is None:
             return None
-        runs = _by_id(found.body, _run)
-        return None if runs is None else KeptRuns(runs, found.confirmed_at_s)
+        runs = _by_id(found.body[1:], _run)
+        return None if runs is None else KeptRuns(runs, found.confirmed_at_s, found.body[:1] == _OVER)
 
-    def keep_runs(self, job_id: str, runs: Iterable[Run]) -> None:
+    def keep_runs(self, job_id: str, runs: Iterable[Run], *, is_over: bool) -> None:
         """Keep the runs of a job."""
-        self._kept.write(RUNS, (self._account, job_id), _json([dataclasses.asdict(run) for run in runs]))
+        rows = _json([dataclasses.asdict(run) for run in runs])
+        self._kept.write(RUNS, (self._account, job_id), (_OVER if is_over else _NOT_OVER) + rows)
 
     def tree(self, job_id: str, run: Run) -> KeptTree | None:
         """Return a final run's files, if they were kept for a run that was just as *run* is."""

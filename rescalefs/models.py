@@ -258,6 +258,23 @@ class Digest:
     value: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class LastLines:
+    """The last lines of a live file as text, without their newlines, and what file(1) says of it, after its path."""
+
+    file_type: str
+    lines: tuple[str, ...]
+
+    @classmethod
+    def from_api(cls, item: object) -> LastLines:
+        """Make them from an answer of `tail` with `lines`."""
+        fields = _mapping(item)
+        lines = fields.get("lines")
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise Corrupt("the API sent no lines where the last lines of a file belong")
+        return cls(_text(fields, "fileType"), tuple(lines))
+
+
 def _digest(row: Mapping[str, Any]) -> Digest | None:
     """Return the strongest checksum of a row; an unknown or malformed one counts as absent."""
     found: dict[str, str] = {}

@@ -46,6 +46,7 @@ from rescalefs.rooms import Rooms
 from rescalefs.stalls import STALL_S, Stalls
 from rescalefs.sweeps import Sweeps
 from rescalefs.system import raise_descriptor_limit
+from rescalefs.timing import Clock
 from rescalefs.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -81,21 +82,42 @@ def account_name(origin: str, owner: str) -> str:
 
 
 class Mount:
-    """The rooms of one mount, wired together. Nothing runs before `start`."""
+    """The rooms of one mount, wired together. Nothing runs before `start`.
 
-    def __init__(self, settings: Settings, account: Account, owner: str) -> None:
+    Lifetimes and retries go by *clock*, dates by *wall_clock*. How long a caller is kept waiting is real time always.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        account: Account,
+        owner: str,
+        *,
+        clock: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        wait: Callable[[threading.Event, float], object] = threading.Event.wait,
+    ) -> None:
         self._settings = settings
         deadline_s = settings.metadata_deadline_s
-        self.kernel = KernelMemory()
-        self._reach = Reach()
-        self._breaker = Breaker()
-        self._stalls = Stalls(min(STALL_S, settings.data_deadline_s * STALL_SHARE))
+        self.kernel = KernelMemory()  # the kernel goes by its own time
+
+        def wall_clock_ns() -> int:
+            return int(wall_clock() * 1e9)
+
+        self._reach = Reach(clock=clock, wall_clock=wall_clock)
+        self._breaker = Breaker(clock=clock, wall_clock=wall_clock)
+        self._stalls = Stalls(min(STALL_S, settings.data_deadline_s * STALL_SHARE))  # bytes come in real time
         name = account_name(account.origin, owner)
-        kept = Kept(listings_directory(settings))
+        kept = Kept(listings_directory(settings), wall_clock=wall_clock)
         self._keep_rates = partial(keep_rates, kept, name)
-        self._remembered_rates = recall_rates(kept, name, time.time())
+        self._remembered_rates = recall_rates(kept, name, wall_clock())
         self._budget = Budget(
-            rates(os.environ, settings.rates), remembered=self._remembered_rates, on_learnt=self._keep_rates
+            rates(os.environ, settings.rates),
+            remembered=self._remembered_rates,
+            on_learnt=self._keep_rates,
+            clock=clock,
+            wait=wait,
         )
         self._transport = Transport(
             account.origin,
@@ -104,6 +126,8 @@ class Mount:
             reach=self._reach,
             breaker=self._breaker,
             stalls=self._stalls,
+            clock=clock,
+            sleep=sleep,
         )
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
@@ -111,24 +135,27 @@ class Mount:
         # Half of the time: a caller that has waited in vain lists its own run with what is left.
         self._sweep_loader = Loader("sweeps", SWEEP_THREADS, deadline_s / 2)
         listings = Listings(kept, name)
-        events = Events()
+        events = Events(wall_clock=wall_clock)
         self._catalog = catalog = Catalog(
             self._client,
             self._loader,
             deadline_s=deadline_s,
             listings=listings,
-            sweeps=Sweeps(self._client, self._sweep_loader, deadline_s=deadline_s / 2, clock=time.monotonic),
+            sweeps=Sweeps(self._client, self._sweep_loader, deadline_s=deadline_s / 2, clock=clock),
             followed=lambda job_id, run_id: self._follower.followed(job_id, run_id),
             seen=events.seen,
             changed=self._forget,
+            clock=clock,
+            wall_clock=wall_clock,
         )
         self._engine = ContentEngine(
-            DiskCache(settings.cache_directory, settings.cache_bytes),
+            DiskCache(settings.cache_directory, settings.cache_bytes, clock=clock),
             self._client,
             account=name,
             deadline_s=settings.data_deadline_s,
             is_verified_first=settings.is_verified_first,
             on_other_size=self.kernel.forget,
+            clock=clock,
         )
         self._follower = Follower(
             self._client,
@@ -138,8 +165,18 @@ class Mount:
             max_bytes=settings.cache_bytes * LIVE_SHARE,
             deadline_s=deadline_s,
             max_files=min(MAX_FILES, raise_descriptor_limit() // _LIVE_DESCRIPTORS),
+            clock=clock,
+            wall_clock_ns=wall_clock_ns,
         )
-        controls = Controls(self._client, catalog, self._loader, deadline_s=deadline_s, record=events.add)
+        controls = Controls(
+            self._client,
+            catalog,
+            self._loader,
+            deadline_s=deadline_s,
+            record=events.add,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
         self._ahead = FilesAhead(self._engine)
         rooms = Rooms(
             catalog,
@@ -149,7 +186,7 @@ class Mount:
             controls,
             events,
             settings.is_read_only,
-            time.time_ns(),
+            wall_clock_ns(),
             self._status,
             self._stats,
             {"origin": account.origin, **settings.public()},

@@ -1,6 +1,7 @@
 """A body that comes as an answer of the API: whether it is of the range asked for, and its bytes as they come.
 
-One that has all but stopped is cut, if it is watched. And what kept an answer from coming.
+One that has all but stopped is cut, if it is watched. And what is around it: how a request carries the key, what kept an
+answer from coming.
 """
 
 from __future__ import annotations
@@ -26,6 +27,18 @@ T = TypeVar("T")
 TRANSPORT_ERRORS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(\*|[0-9]{1,19})")
 _MAX_DIGITS = 19  # of the largest offset that a file can have
+
+
+class KeyAuth(requests.auth.AuthBase):
+    """Puts the key on a request. Being an auth object also keeps requests from looking into ~/.netrc."""
+
+    def __init__(self, authorization: str | None) -> None:
+        self.authorization = authorization
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self.authorization is not None:
+            request.headers["Authorization"] = self.authorization
+        return request
 
 
 class Transfer:

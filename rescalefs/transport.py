@@ -45,6 +45,7 @@ from rescalefs.stalls import Stalls
 from rescalefs.timing import Clock, remaining_s
 from rescalefs.transfer import (
     TRANSPORT_ERRORS,
+    KeyAuth,
     Transfer,
     begun,
     cause,
@@ -79,18 +80,6 @@ _RETRY = Retry(
     allowed_methods=("GET",),
 )
 _ONCE = _RETRY.new(total=0)
-
-
-class _KeyAuth(requests.auth.AuthBase):
-    """Puts the key on a request. Being an auth object also keeps requests from looking into ~/.netrc."""
-
-    def __init__(self, authorization: str | None) -> None:
-        self.authorization = authorization
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self.authorization is not None:
-            request.headers["Authorization"] = self.authorization
-        return request
 
 
 class Transport:
@@ -136,11 +125,22 @@ class Transport:
         with self._lock:
             return dict(self._requests)
 
-    def json(self, endpoint: str, scope: str, path: str, deadline_at: float, *, is_retried: bool = True) -> Any:
+    def json(
+        self,
+        endpoint: str,
+        scope: str,
+        path: str,
+        deadline_at: float,
+        *,
+        priority: Priority = Priority.LISTING,
+        is_retried: bool = True,
+        max_bytes: int | None = None,
+    ) -> Any:
         """GET and parse one JSON document, whatever its Content-Type says.
 
-        Raises: as `get`.
+        Raises: as `_get`; Refused also for one of more than *max_bytes*.
         """
+        most = MAX_JSON_BYTES if max_bytes is None else max_bytes
 
         def parse(response: requests.Response) -> Any:
             with response:
@@ -148,15 +148,15 @@ class Transport:
                 while chunk := response.raw.read1(_READ_BYTES, decode_content=True):  # as it comes: it may drip
                     body += chunk
                     remaining_s(deadline_at, f"GET {path}", self._clock)
-                    if len(body) > MAX_JSON_BYTES:
-                        raise Refused(f"GET {path}: more than {MAX_JSON_BYTES} bytes of JSON", response.status_code)
+                    if len(body) > most:
+                        raise Refused(f"GET {path}: more than {most} bytes of JSON", response.status_code)
             try:
                 return json.loads(body)
             except (ValueError, RecursionError):
                 shown = self._key.hide(body[:_SHOWN_BYTES].decode(errors="replace"))
                 raise Corrupt(f"GET {path}: the answer is not JSON: {shown[:60]!r}") from None
 
-        turn = Turn(Priority.LISTING)
+        turn = Turn(priority)
         return self._get(endpoint, scope, path, deadline_at, turn, {}, parse, _RETRY if is_retried else _ONCE)
 
     def stream(
@@ -215,7 +215,7 @@ class Transport:
             with self._new_session(HTTPAdapter()) as session:
                 response = session.post(
                     f"{self.origin}/api/v2/{path}",
-                    auth=_KeyAuth(self._key.authorization),
+                    auth=KeyAuth(self._key.authorization),
                     timeout=(min(CONNECT_S, left_s), left_s),
                     allow_redirects=False,
                 )
@@ -334,7 +334,7 @@ class Transport:
                 response = session.get(
                     url,
                     headers=dict(headers),
-                    auth=_KeyAuth(authorization),
+                    auth=KeyAuth(authorization),
                     stream=True,
                     timeout=(min(CONNECT_S, left_s), min(SILENCE_S, left_s)),
                     allow_redirects=False,

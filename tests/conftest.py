@@ -20,7 +20,7 @@ from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.tools import FILES
 
-pytest_plugins = ["tests.asking", "tests.cached"]
+pytest_plugins = ["tests.asking", "tests.cached", "tests.disk_use"]
 
 # What a question costs in requests: `cost(catalog.jobs) == {"jobs": 1}`.
 Cost = Callable[[Callable[[], object]], dict[str, int]]
@@ -116,6 +116,17 @@ def wait_for(condition: Callable[[], bool], seconds: float, message: Callable[[]
         if time.monotonic() > give_up_at:
             pytest.fail(message())
         time.sleep(0.02)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many histories were played, on whatever worker."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    properties = [
+        item for report in reports if getattr(report, "when", "") == "call" for item in report.user_properties
+    ]
+    if played := sum(int(value) for name, value in properties if name == "histories"):
+        steps = sum(int(value) for name, value in properties if name == "steps")
+        terminalreporter.write_line(f"histories played against the model: {played}, in {steps} steps")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rescalefs.errors import Stale
 from rescalefs.follow import LiveHandle
-from rescalefs.tailing import CHECK_S
+from rescalefs.tailing import CHECK_S, DOUBT_S
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Model:
         self.requests = 1
         self.is_old = False
         self.checked_at = self.whole_until = 0.0
+        self.doubts = 0
 
     @property
     def seen(self) -> bytes:
@@ -73,8 +74,10 @@ class Model:
         ):
             return False
         self.generations[-1] += came[OVERLAP:]
-        if self.failure is not None:
-            self.whole_until = now + CHECK_S
+        if self.failure is None:
+            self.doubts = 0
+        else:
+            self._doubt(now)
         return True
 
     def _look_at_whole(self, now: float, is_asked: bool) -> None:
@@ -87,8 +90,14 @@ class Model:
             self.generations.append(came)
         if self.failure is None:
             self.checked_at = now
+            self.doubts = self.doubts if self.has_ranges else 0
         elif is_asked and not self.has_ranges:
-            self.whole_until = now + CHECK_S
+            self._doubt(now)
+
+    def _doubt(self, now: float) -> None:
+        """What failed when a part was asked for is left for a while, longer each time in a row."""
+        self.whole_until = now + min(CHECK_S, DOUBT_S * 2**self.doubts)
+        self.doubts += 1
 
     def change(self, action: str, value: Any) -> None:
         """Let the run write."""

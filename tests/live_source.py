@@ -10,6 +10,7 @@ from pathlib import Path
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.errors import Refused, Unavailable
 from rescalefs.follow import Follower, LiveHandle
+from rescalefs.models import LastLines
 from rescalefs.tailing import LiveKey
 from tests.stack import loader
 
@@ -22,7 +23,9 @@ WAIT_S = 20.0
 class Source:
     """Serves one live file from memory, in pieces, from the byte that is asked for if it *has_ranges*.
 
-    Faults: `error` instead of an answer, `range_error` instead of a part, `cut` after so many bytes.
+    Its last lines are served if it *has_lines*: as text, split at newlines, without what the last newline ends.
+    Faults: `error` instead of an answer, `range_error` instead of a part, `lines_error` instead of lines, `cut` after
+    so many bytes, `file_type` of another file.
     """
 
     def __init__(self, data: bytes = b"") -> None:
@@ -31,6 +34,10 @@ class Source:
         self.starts: list[int] = []
         self.bytes_sent = 0
         self.has_ranges = False
+        self.has_lines = False
+        self.lines: list[int] = []
+        self.lines_error: Exception | None = None
+        self.file_type = "ASCII text"
         self.range_error: Exception | None = None
         self.opened = 0
         self.closed = 0
@@ -54,6 +61,21 @@ class Source:
         if start and start >= len(self.data):
             raise Refused("not satisfiable", 416)
         return Stream(self, start, self.data[start:], self.cut)
+
+    def last_lines(
+        self, job_id: str, run_id: str, path: str, lines: int, *, max_bytes: int, deadline_at: float
+    ) -> LastLines:
+        assert (job_id, run_id, path) == KEY
+        self.lines.append(lines)
+        if not self.has_lines:
+            raise Refused("no lines", 400)
+        if (error := self.lines_error or self.error) is not None:
+            raise error
+        *told, rest = self.data.decode(errors="replace").split("\n")
+        told = [*told, *([rest] if rest else [])][-lines:]
+        if sum(map(len, told)) > max_bytes:
+            raise Refused("too much", 200)
+        return LastLines(f"/home/job_LiveR/work/{path}: {self.file_type}", tuple(told))
 
 
 class Stream:

@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,30 +15,7 @@ from rescalefs.content import cache as cache_module
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.segment import BLOCK_BYTES, SEGMENT_BYTES, open_segment
 from tests.cached import CONTENTS, LIMIT, ONE, SMALL, VICTIM, Made, Open, descriptors, name, opened
-from tests.disk_use import files, used_bytes
-
-DISK_BYTES = 1 << 20
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "rescalefs-test", str(path)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root can mount a small file system")
-    yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
-def fill(disk: Path, left_bytes: int = 0) -> Path:
-    """Let others use the disk but for *left_bytes*."""
-    room = os.statvfs(disk)
-    ballast = disk / "ballast"
-    ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - left_bytes))
-    return ballast
-
+from tests.disk_use import DISK_BYTES, files, fill, used_bytes
 
 # No room.
 

@@ -17,6 +17,7 @@ from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from rescalefs.errors import Corrupt, NotFound, Refused, RescaleError, Unavailable
+from rescalefs.models import LastLines
 from tests.raw_server import RawServer, header, reply
 from tests.stack import client_of
 
@@ -158,6 +159,48 @@ def test_a_tail_is_the_live_file(client: Client, live: Run, at: float) -> None:
     live.live["log"].append(b"Time = 1\n")
     with client.tail("LiveR", live.id, "log", deadline_at=at) as transfer:
         assert (transfer.start, body_of(transfer)) == (0, b"Time = 0\nTime = 1\n")
+
+
+def test_last_lines_are_text_without_newlines(client: Client, emulator: Emulator, live: Run, at: float) -> None:
+    """As many as asked for or as there are, and what file(1) says of the file; one request."""
+    live.live["log"].append(b"Time = 1\n")
+    told = client.last_lines("LiveR", live.id, "log", 1, max_bytes=1000, deadline_at=at)
+    assert told == LastLines("/home/job_LiveR/work/log: ASCII text", ("Time = 1",))
+    assert emulator.requests == {"tail": 1}
+    assert client.last_lines("LiveR", live.id, "log", 9, max_bytes=1000, deadline_at=at).lines == (
+        "Time = 0",
+        "Time = 1",
+    )
+
+
+@pytest.mark.parametrize("body", [{}, [], {"lines": ["a"]}, {"fileType": "text", "lines": "a"},
+                                  {"fileType": "text", "lines": ["a", 1]}, {"fileType": 1, "lines": []}])  # fmt: skip
+def test_what_is_no_lines_is_none(asking: ClientOf, at: float, body: object) -> None:
+    """An answer of another shape is what a run that is not live any more says: asked once, and an error."""
+    with RawServer(reply(200, json.dumps(body).encode())) as server:
+        with pytest.raises(Unavailable):
+            asking(server).last_lines("J", "1", "log", 9, max_bytes=1000, deadline_at=at)
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (reply(200, b"Time = 0\nTime = 1\n"), Corrupt),
+        (reply(200, b'{"fileType": "x: ASCII text", "lines": ["' + b"a" * 1000 + b'"]}'), Refused),
+        (reply(405, b"{}"), Refused),
+        (reply(503, b"{}"), Unavailable),
+    ],
+    ids=["the file", "more than that", "405", "503"],
+)
+def test_lines_that_are_not_told_are_an_error(
+    asking: ClientOf, at: float, answer: bytes, error: type[Exception]
+) -> None:
+    """A server that does not know of lines, tells too many or fails: asked once, no bytes of the file."""
+    with RawServer(answer) as server:
+        with pytest.raises(error):
+            asking(server).last_lines("J", "1", "log", 9, max_bytes=1000, deadline_at=at)
+        assert server.connections == 1
 
 
 # Contents.

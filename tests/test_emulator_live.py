@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,11 +74,54 @@ def test_tail_lines(client: Client, emu: Emulator) -> None:
     assert client.get(LIVE + "tail/log?lines=2").json()["lines"] == ["two", "three"]
     live.replace(b"\xff\n")
     assert client.get(LIVE + "tail/log?lines=2").json()["lines"] == ["\ufffd"]
+    live.replace(b"a\r\n\x0cb\n\n")  # A newline alone ends a line.
+    assert client.get(LIVE + "tail/log?lines=9").json()["lines"] == ["a\r", "\x0cb", ""]
+    assert client.get(LIVE + "tail/log?lines=1").json()["lines"] == [""]
+    assert client.get(LIVE + "tail/log?lines=0").json()["lines"] == []
     live.replace(b"")
     assert client.get(LIVE + "tail/log?lines=2").json() == {
         "fileType": "/home/job_AbCdE/work/log: empty",
         "lines": [],
     }
+
+
+def test_tail_that_knows_no_lines_is_whole(client: Client, emu: Emulator) -> None:
+    emu.habits.tail_knows_lines = False
+    answer = client.get(LIVE + "tail/log?lines=1")
+    assert (answer.headers["Content-Type"], answer.content) == ("application/octet-stream", b"one\ntwo\n")
+
+
+def test_tail_lines_of_a_log_of_many(client: Client, emu: Emulator) -> None:
+    live = run_of(emu, "2").live["log"]
+    live.replace(b"".join(b"%d\n" % number for number in range(100_000)))
+    emu.reset_counts()
+    answer = client.get(LIVE + "tail/log?lines=100").json()
+    assert answer["lines"] == [str(number) for number in range(99_900, 100_000)]
+    assert emu.bytes_sent["tail"] < 2000
+
+
+@pytest.mark.skipif(shutil.which("file") is None, reason="file(1) is not installed")
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"Time = 0\n" * 10,
+        "T = 20 \u00b0C\n".encode() * 10,
+        b"T = 20 \xb0C\n" * 10,
+        b"Time = 0\r\n" * 10,
+        b"Time = 0\r\nTime = 1\n" * 10,
+        b"Time = 0\rTime = 1\r" * 10,
+        b"Time = 0" * 10,
+        b"\0\1\2\3" * 10,
+        b"",
+    ],
+    ids=repr,
+)
+def test_tail_tells_what_file_tells(data: bytes, client: Client, emu: Emulator, tmp_path: Path) -> None:
+    run_of(emu, "2").live["log"].replace(data)
+    (tmp_path / "log").write_bytes(data)
+    says = subprocess.run(["file", "-b", tmp_path / "log"], capture_output=True, text=True, check=True).stdout
+    told = client.get(LIVE + "tail/log?lines=2").json()["fileType"]
+    assert told == f"/home/job_AbCdE/work/log: {says.strip()}"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +137,7 @@ def test_tail_lines(client: Client, emu: Emulator) -> None:
 def test_dead_live_endpoints(world: World, form: Any, status: int, body: Any) -> None:
     with Emulator(world, dead_live=form) as emu:
         client = Client(emu)
-        for path in ("directory-contents/", "tail/log"):
+        for path in ("directory-contents/", "tail/log", "tail/log?lines=5"):
             answer = client.get(RUN + path)
             assert (answer.status_code, answer.json()) == (status, body)
         client.session.close()

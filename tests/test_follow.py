@@ -256,6 +256,23 @@ def test_a_difference_beyond_the_first_piece_is_seen(stack: Stack) -> None:
     assert handle.read(0, 10**6) == stack.source.data
 
 
+def test_a_replacement_that_is_cut_is_counted_when_it_is_seen(stack: Stack) -> None:
+    """Looks that break off change nothing of what is known; the one that comes to its end starts over, once."""
+    stack.source.data = b"one\n"
+    handle = stack.open()
+    stack.source.data, stack.source.cut = b"another\n", 6
+    for _ in range(3):
+        stack.poll()
+        assert stack.size() == 4
+        assert handle.read(1, 10) == b"ne\n"
+    assert stack.follower.stats()["live.replaced"] == 0
+
+    stack.source.cut = None
+    stack.poll()
+    assert stack.size() == 8
+    assert stack.follower.stats()["live.replaced"] == 1
+
+
 def test_spools_take_no_name_and_go_with_their_file(tmp_path: Path) -> None:
     """What is kept of live files is nowhere to be found, and nothing of it is left."""
     with ExitStack() as exits:
@@ -266,6 +283,16 @@ def test_spools_take_no_name_and_go_with_their_file(tmp_path: Path) -> None:
 
 
 # ---- over HTTP ----
+
+
+def test_a_live_file_is_read_though_the_cache_directory_was_removed(tmp_path: Path) -> None:
+    """Who clears caches while a mount is up takes away what is kept, and no file."""
+    directory = tmp_path / "cache"
+    with ExitStack() as exits:
+        stack = Stack(exits, directory)
+        stack.source.data = b"Time = 0\n"
+
+        assert stack.open().read(0, 100) == b"Time = 0\n"
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import logging
 import os
 import random
 import re
@@ -215,10 +217,36 @@ def recorded() -> Iterator[None]:
         yield
 
 
+class Unforeseen(logging.Handler):
+    """Keeps what nobody has foreseen, as plain characters; the rest of the log, full of odd ones, goes nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info or "unforeseen" in record.msg:
+            self.found.append(ascii(self.format(record)))
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[str]]:
+    """Collect what is unforeseen while the block lasts."""
+    ours, handler = logging.getLogger("rescalefs"), Unforeseen()
+    ours.addHandler(handler)
+    ours.propagate = False
+    try:
+        yield handler.found
+    finally:
+        ours.propagate = True
+        ours.removeHandler(handler)
+
+
 def walked(endpoints: list[str], seed: int) -> Counter[str]:
     """Mount with mutated answers, in this process and without FUSE, and ask everything."""
     Recorded.endpoints, Recorded.chance = frozenset(endpoints), random.Random(seed)
-    with tempfile.TemporaryDirectory() as directory, mock.patch("rescalefs.mount.Transport", Recorded):
+    patch = mock.patch("rescalefs.mount.Transport", Recorded)
+    with tempfile.TemporaryDirectory() as directory, patch, watched() as unforeseen:
         cache = Path(directory)
         mount = Mount(Settings(cache / "mount", cache, 1 << 30), Account("http://x", Key(lambda: KEY, "a test")), "me")
         gate = Gate(Operations(mount.namespace, mount.kernel, cache, metadata_deadline_s=15, data_deadline_s=15))
@@ -229,12 +257,8 @@ def walked(endpoints: list[str], seed: int) -> Counter[str]:
             walk.act()
         finally:
             mount.close()
+        assert not unforeseen, unforeseen[0]
     return walk.outcomes
-
-
-def assert_nothing_unforeseen(caplog: pytest.LogCaptureFixture) -> None:
-    assert "unforeseen" not in caplog.text
-    assert "Traceback" not in caplog.text
 
 
 def test_answers_as_they_are_have_no_errors() -> None:
@@ -253,22 +277,18 @@ ANY = {"endpoints": st.lists(st.sampled_from(ENDPOINTS), min_size=1, max_size=3)
 
 @settings(max_examples=60, **FUZZ)
 @given(**ANY)
-def test_no_answer_crashes_an_operation(endpoints: list[str], seed: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_answer_crashes_an_operation(endpoints: list[str], seed: int) -> None:
     """Wrong types, missing fields, huge numbers, deep nesting, hostile names: values or errors of the table."""
     walked(endpoints, seed)
-    assert_nothing_unforeseen(caplog)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "3000")), **FUZZ)
 @given(**ANY)
-def test_no_answer_of_thousands_crashes_an_operation(
-    endpoints: list[str], seed: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_answer_of_thousands_crashes_an_operation(endpoints: list[str], seed: int) -> None:
     """The same, for long."""
     walked(endpoints, seed)
-    assert_nothing_unforeseen(caplog)
 
 
 # ---- on a mount ----

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rescalefs.catalog import Catalog, RunState
+from rescalefs.catalog import Catalog, Lifetimes, RunState
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
@@ -22,6 +22,7 @@ from tests.conftest import Cost
 from tests.stack import catalog_of, paths
 
 DAY_S = 86_400.0
+LIFETIMES = Lifetimes()
 Mounting = Callable[..., AbstractContextManager[Catalog]]
 
 
@@ -108,6 +109,23 @@ def test_a_refresh_believes_the_disk_no_more(
         assert (asked["runs"], asked["run_files"]) == (1, 1)
         assert cost(lambda: catalog.view("AbCdE", "1")) == {}
         assert ("run_files" in cost(lambda: catalog.view("FgHiJ", "1"))) == (level == ())
+
+
+def test_runs_that_were_listed_before_the_job_was_over_are_listed_again(
+    world: World, mounting: Mounting, clock: ManualClock
+) -> None:
+    """All runs that there were had ended, but more were to come: what was kept then is not all there is."""
+    job = world.add_job("AbCdE", expected_runs=2)
+    job.add_run(finished=True, files={"log": b"1"})
+    with mounting() as catalog:
+        assert list(catalog.runs("AbCdE")) == ["1"]
+        clock.advance(LIFETIMES.status_s + 1)
+        job.add_run(finished=True, files={"log": b"2"})
+
+        assert list(catalog.runs("AbCdE")) == ["1", "2"]
+    clock.advance(LIFETIMES.jobs_s + 1)
+    with mounting() as catalog:
+        assert list(catalog.runs("AbCdE")) == ["1", "2"]
 
 
 def test_live_and_settling_runs_are_not_taken_from_disk(world: World, mounting: Mounting, cost: Cost) -> None:
@@ -240,8 +258,10 @@ def test_listings_of_another_version_are_asked_for_anew(
     for kind, key in ((JOBS, ("someone",)), (RUNS, ("someone", "AbCdE"))):
         found = kept.read(kind, key)
         assert found is not None
-        rows = [change[damage](row) for row in json.loads(bytes(found.body))]
-        kept.write(kind, key, json.dumps(None if damage == "no rows" else rows).encode())
+        start = 1 if kind == RUNS else 0  # after the mark of a job that is over
+        rows = [change[damage](row) for row in json.loads(bytes(found.body[start:]))]
+        text = json.dumps(None if damage == "no rows" else rows).encode()
+        kept.write(kind, key, bytes(found.body[:start]) + text)
     for asked in (1, 0):
         with mounting() as catalog:
             assert cost(lambda: catalog.view("AbCdE", "1")).get("runs", 0) == asked

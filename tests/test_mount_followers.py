@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import random
@@ -10,7 +11,9 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +21,7 @@ from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run
 from rescalefs.follow import POLL_S
 from tests.conftest import Mounted, wait_for
-from tests.test_mount_live import LOG, READER, SOON_S, all_have, following, refresh
+from tests.test_mount_live import LOG, READER, SOON_S, all_have, following, refresh, serve_tail
 from tests.tools import sh
 
 pytestmark = pytest.mark.mount
@@ -27,37 +30,79 @@ LONG_S = 600.0
 SHORT_S = 8.0
 
 
-def eight(path: Path) -> dict[str, list[str]]:
-    """Four kinds of followers, two of each."""
+def six(path: Path) -> dict[str, list[str]]:
+    """Three kinds of followers whose output is what they read, two of each."""
     kinds = {
         "tail -f": ["tail", "-n", "+1", "-f", str(path)],
-        "tail -F": ["tail", "-n", "+1", "-F", str(path)],
-        "tail -s": ["tail", "-n", "+1", "-s", "0.3", "-f", str(path)],
+        "tail -F": ["tail", "-n", "+1", "-s", "0.3", "-F", str(path)],
         "python": [sys.executable, "-c", READER, str(path)],
     }
     return {f"{name} {number}": command for name, command in kinds.items() for number in (1, 2)}
 
 
-@pytest.mark.parametrize("has_ranges", [False, True], ids=["whole", "parts"])
+@contextlib.contextmanager
+def paging(path: Path) -> Iterator[Callable[[], bytes]]:
+    """Run less +F on a terminal; what it has put there so far is told by who is yielded, who has to be asked often."""
+    master, slave = pty.openpty()
+    environ = {**os.environ, "TERM": "vt100", "LESS": ""}
+    seen = bytearray()
+
+    def shown() -> bytes:
+        while select.select([master], [], [], 0)[0]:
+            seen.extend(os.read(master, 65536))
+        return bytes(seen)
+
+    with subprocess.Popen(
+        ["less", "+F", path], stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True
+    ) as pager:
+        try:
+            yield shown
+        finally:
+            pager.kill()
+    os.close(master)
+    os.close(slave)
+
+
+def live_stats(mounted: Mounted) -> dict[str, int]:
+    """Return what the mount counts of live files."""
+    lines = (mounted.path / ".rescale/stats").read_text().splitlines()
+    return {name: int(value) for name, value in (line.split() for line in lines) if name.startswith("live.")}
+
+
+def takes_minutes(how: str) -> Any:
+    """Return a case for the long run."""
+    return pytest.param(LONG_S, how, marks=[pytest.mark.long, pytest.mark.timeout(LONG_S + 120)], id=f"minutes-{how}")
+
+
 @pytest.mark.parametrize(
-    "seconds",
-    [SHORT_S, pytest.param(LONG_S, marks=[pytest.mark.long, pytest.mark.timeout(LONG_S + 120)])],
-    ids=["seconds", "minutes"],
+    ("seconds", "how"),
+    [
+        pytest.param(SHORT_S, "parts", id="seconds-parts"),
+        pytest.param(SHORT_S, "joins", id="seconds-joins"),
+        takes_minutes("whole"),
+        takes_minutes("parts"),
+        takes_minutes("joins"),
+    ],
 )
 def test_every_reader_of_a_live_file_has_every_byte_once(
-    seconds: float, has_ranges: bool, live: Run, mounted: Mounted, emulator: Emulator, tmp_path: Path
+    seconds: float, how: str, live: Run, mounted: Mounted, emulator: Emulator, tmp_path: Path
 ) -> None:
     """A log that grows in odd pieces, by one line or by thousands: byte for byte what the run wrote, over its end.
 
-    All of them together cause a look an interval, and in parts that costs the growth and an overlap.
+    All of them together cause a look an interval; in parts that costs the growth and an overlap, with joins some more.
     """
-    emulator.habits.tail_honours_range = has_ranges
+    serve_tail(emulator, how)
     log, top, chance = live.live["log"], mounted.jobs / "LiveR/runs/1", random.Random(1)
     log.replace(LOG)
     written = LOG
-    with following(eight(top / "log"), tmp_path) as outputs:
+    with (
+        following(six(top / "log"), tmp_path) as outputs,
+        paging(top / "log") as one_shows,
+        paging(top / "log") as other_shows,
+    ):
         all_have(outputs, LOG, "at first")
         emulator.reset_counts()
+        looks_before = live_stats(mounted)["live.looks"]
         began = time.monotonic()
         while time.monotonic() - began < seconds:
             size = chance.choice([1, 7, 80, 80, 4096, 30_000])
@@ -65,15 +110,24 @@ def test_every_reader_of_a_live_file_has_every_byte_once(
             log.append(piece)
             written += piece
             time.sleep(chance.choice([0.05, 0.3, 1.0, 2.5]))
-        looks, size = emulator.requests["tail"], emulator.bytes_sent["tail"]
+            one_shows(), other_shows()
+        stats, requests, size = live_stats(mounted), emulator.requests["tail"], emulator.bytes_sent["tail"]
+        looks = stats["live.looks"] - looks_before
         assert looks <= (time.monotonic() - began) / POLL_S + 2
-        if has_ranges and seconds < LONG_S:  # the whole is checked in ten minutes
+        if how == "joins":
+            assert stats["live.joins"] >= looks / 3  # a burst is read whole
+        else:
+            assert requests <= looks + 1
+        if how == "parts" and seconds < LONG_S:  # the whole is checked in ten minutes
             assert size <= looks * 5000 + len(written) - len(LOG)
+        assert (stats["live.replaced"], stats["live.refuted"]) == (0, 0)
+        last = written.splitlines()[-3]
+        for shows in (one_shows, other_shows):
+            wait_for(lambda: last in shows(), SOON_S, lambda: f"less shows {shows()[-500:]!r}")  # noqa: B023
         live.finish()
         wait_for(lambda: bool(live.listed_files()), SOON_S, lambda: "not listed")
         refresh(top)
         all_have(outputs, written, "ended")
-    assert b"\0" not in written
 
 
 def test_a_slow_tail_loses_nothing(live: Run, mounted: Mounted, emulator: Emulator, tmp_path: Path) -> None:
@@ -81,7 +135,7 @@ def test_a_slow_tail_loses_nothing(live: Run, mounted: Mounted, emulator: Emulat
     emulator.faults.add(endpoint="tail", latency_s=3.0)
     log, path = live.live["log"], mounted.jobs / "LiveR/runs/1/log"
     assert path.stat().st_size == 9
-    with following(eight(path), tmp_path) as outputs:
+    with following(six(path), tmp_path) as outputs:
         all_have(outputs, b"Time = 0\n", "at first")
         log.append(b"Time = 1\n")
         all_have(outputs, b"Time = 0\nTime = 1\n", "grown")
@@ -101,25 +155,12 @@ def test_tools_that_look_again_see_what_is_new(live: Run, mounted: Mounted) -> N
 def test_less_follows(live: Run, mounted: Mounted) -> None:
     """less +F on a terminal shows each line once, in order."""
     path, log = mounted.jobs / "LiveR/runs/1/log", live.live["log"]
-    master, slave = pty.openpty()
-    environ = {**os.environ, "TERM": "vt100", "LESS": ""}
-    seen = b""
-    with subprocess.Popen(
-        ["less", "+F", path], stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True
-    ) as pager:
-        try:
+    with paging(path) as shows:
 
-            def shown() -> list[int]:
-                nonlocal seen
-                while select.select([master], [], [], 0)[0]:
-                    seen += os.read(master, 65536)
-                return [int(number) for number in re.findall(rb"Time = (\d+)\r", seen)]
+        def numbers() -> list[int]:
+            return [int(number) for number in re.findall(rb"Time = (\d+)\r", shows())]
 
-            for number in range(1, 4):
-                wait_for(lambda last=number: shown() == list(range(last)), SOON_S, lambda: repr(seen))  # type: ignore[misc]
-                log.append(b"Time = %d\n" % number)
-            wait_for(lambda: shown() == [0, 1, 2, 3], SOON_S, lambda: repr(seen))
-        finally:
-            pager.kill()
-    os.close(master)
-    os.close(slave)
+        for number in range(1, 4):
+            wait_for(lambda last=number: numbers() == list(range(last)), SOON_S, lambda: repr(shows()))  # type: ignore[misc]
+            log.append(b"Time = %d\n" % number)
+        wait_for(lambda: numbers() == [0, 1, 2, 3], SOON_S, lambda: repr(shows()))

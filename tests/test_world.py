@@ -173,6 +173,28 @@ def test_live_file_by_script(job: Job, clock: ManualClock) -> None:
     ]
 
 
+def test_live_file_that_is_rotated_by_script(job: Job, clock: ManualClock) -> None:
+    run = job.add_run()
+    run.add_live("log", b"one\n", script=[Step(1, "append", b"two\n"), Step(2, "rotate", b"old/log.1")])
+    seen = []
+    for _ in range(3):
+        seen.append({file.path: file.read() for file in run.live_files()})
+        clock.advance(1)
+    assert seen == [{"log": b"one\n"}, {"log": b"one\ntwo\n"}, {"log": b"", "old/log.1": b"one\ntwo\n"}]
+
+
+def test_rotated_file_is_there_whoever_looks_first(job: Job, clock: ManualClock) -> None:
+    run = job.add_run()
+    run.add_live("log", b"one\n", script=[Step(1, "rotate", b"log.1")])
+    assert run.live_file("log.1") is None
+    clock.advance(1)
+    rotated = run.live_file("log.1")
+    assert rotated is not None
+    assert rotated.read() == b"one\n"
+    run.finish()
+    assert [file.relative_path for file in run.listed_files()] == ["log", "log.1"]
+
+
 def test_nothing_is_written_after_the_end(job: Job, clock: ManualClock) -> None:
     run = job.add_run()
     run.add_live("log", b"", script=grow("{n}", every_s=1))

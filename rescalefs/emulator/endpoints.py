@@ -37,6 +37,7 @@ class Habits:
     dead_live: DeadForm = 404
     finished_act: Literal[200, 400, 404] = 400  # stop and snapshot of a finished run.
     tail_honours_range: bool = False
+    tail_knows_lines: bool = True  # Else `lines` is ignored like any other parameter.
     honours_job_filters: bool = True  # `state` and `job_status` of the job list.
 
 
@@ -255,12 +256,12 @@ def tail(api: Api, exchange: Exchange, arguments: Sequence[str]) -> Answer:
         found = api.run(*ids)
         if not found.is_live():
             return api.dead()
-        live = found.live.get(path) or found.live.get(path.removesuffix("/"))
-        if live is None or not live.exists():
+        live = found.live_file(path) or found.live_file(path.removesuffix("/"))
+        if live is None:
             raise Missing
         data = live.read()
     lines = exchange.query.get("lines")
-    if lines is not None:
+    if lines is not None and api.habits.tail_knows_lines:
         if not lines.isdecimal():
             return json_answer({"lines": ["A valid integer is required."]}, 400)
         return json_answer(wire.tail_lines(found, live.path, data, int(lines)))

@@ -59,8 +59,8 @@ class Step:
     """One change of a live file, *at_s* seconds after its run started."""
 
     at_s: float
-    action: Literal["append", "truncate", "replace", "remove"]
-    data: bytes = b""
+    action: Literal["append", "truncate", "replace", "remove", "rotate"]
+    data: bytes = b""  # Of a rotation the path that what is there is moved to.
 
 
 def grow(text: str, every_s: float, count: int | None = None) -> Iterator[Step]:
@@ -90,10 +90,12 @@ class LiveFile:
         clock: Clock,
         lock: threading.RLock,
         times: Callable[[], tuple[float, float | None]],
+        move: Callable[[str, bytes], object],
     ) -> None:
         """Begin with *data*, *since_s* seconds after the run's start.
 
         *times* tells when the run started and when, if ever, it ended: nothing is written after that.
+        *move* puts bytes into another file of the run: what a rotation does with those that were here.
         """
         self.path = path
         self.since_s = since_s
@@ -104,6 +106,7 @@ class LiveFile:
         self._clock = clock
         self._lock = lock
         self._times = times
+        self._move = move
 
     def exists(self) -> bool:
         """Tell whether the file is there now."""
@@ -157,5 +160,8 @@ class LiveFile:
                 self._data.clear()
             elif step.action == "replace":
                 self._data = bytearray(step.data)
+            elif step.action == "rotate":
+                self._move(step.data.decode(), bytes(self._data))
+                self._data.clear()
             else:
                 self.is_removed, self._step = True, None

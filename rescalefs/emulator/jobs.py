@@ -122,6 +122,7 @@ class Run:
                 clock=world.clock,
                 lock=world.lock,
                 times=lambda: (self.started, self.completed),
+                move=self.add_live,
             )
             return self.live[path]
 
@@ -135,7 +136,15 @@ class Run:
     def live_files(self) -> list[LiveFile]:
         """Return the files of the working directory as they are now, none if the run is not live."""
         with self.job.world.lock:
+            self._catch_up()
             return [file for file in self.live.values() if file.exists()] if self.is_live() else []
+
+    def live_file(self, path: str) -> LiveFile | None:
+        """Return the file of the working directory at *path*, None if there is none now."""
+        with self.job.world.lock:
+            self._catch_up()
+            found = self.live.get(path)
+            return found if found is not None and found.exists() else None
 
     def listed_files(self) -> list[File]:
         """Return the output files that listings have now."""
@@ -202,11 +211,17 @@ class Run:
             )
             return Snapshot(last_id, 0, "Generating snapshot.")
 
+    def _catch_up(self) -> None:
+        """Let the scripts of all live files do what is due: a rotation makes another file."""
+        for file in list(self.live.values()):
+            file.exists()
+
     def _settle(self) -> None:
         """Once the run has ended, make its live files outputs, each listed and then uploaded in its turn."""
         if self.completed is None or self.job.world.clock.now() < self.completed:
             return
         due = self.completed
+        self._catch_up()
         for path, live in list(self.live.items()):
             if live.exists():
                 self.add_file(path, live.read(), listed_from=due, date_uploaded=due + self.trickle_s)

@@ -103,6 +103,11 @@ class Emulator:
         """Return the headers with which a client is let in."""
         return {"Authorization": f"Token {self.key}"}
 
+    @property
+    def under_way(self) -> int:
+        """Return how many requests have come and are not answered yet."""
+        return sum(self._under_way.values())
+
     def reset_counts(self) -> None:
         """Forget all requests so far."""
         for counter in (self.requests, self.methods, self.bytes_sent, self.peak):

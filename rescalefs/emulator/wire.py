@@ -8,6 +8,7 @@ Fields: Rescale API documentation (2016, 2023); `fileChecksums` and what follows
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 import json
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ from rescalefs.emulator.clock import iso
 from rescalefs.emulator.files import File, LiveFile
 from rescalefs.emulator.jobs import Job, Run, Snapshot, Status
 
+# As much of a file as file(1) looks at, by its default since 5.41.
+FILE_TYPE_BYTES = 1024 * 1024
 # What a storage key has in place of the user's id.
 USER_ID = "OvdRk"
 # One for all rows: making an encoder takes as long as writing a short row.
@@ -195,8 +198,21 @@ def _file_row(run: Run, file: File, api: str, uploaded: bool) -> dict[str, Any]:
 
 
 def _file_type(data: bytes) -> str:
+    """Return what file(1) says of *data*, in the words of its versions since 2020, but for what a text is about."""
+    data = data[:FILE_TYPE_BYTES]
     if not data:
         return "empty"
-    if b"\0" in data[:8192]:
+    if b"\0" in data:
         return "data"
-    return "ASCII text" if data[:8192].isascii() else "UTF-8 Unicode text"
+    try:
+        # Its end may be inside of a character.
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+        kind = "ASCII text" if data.isascii() else "Unicode text, UTF-8 text"
+    except UnicodeDecodeError:
+        kind = "ISO-8859 text"
+    pairs = data.count(b"\r\n")
+    ends = {"CRLF": pairs, "CR": data.count(b"\r") - pairs, "LF": data.count(b"\n") - pairs}
+    found = [name for name, count in ends.items() if count]
+    if found == ["LF"]:
+        return kind
+    return f"{kind}, with {', '.join(found) or 'no'} line terminators"

@@ -23,7 +23,8 @@ Paths of this machine are relative to the file.
             in a list "path", which may be null
     LIVE    as FILE with one of the four, and any of "since_s",
             "grow": {"text": "Time = {n}\\n", "every_s": 1, "count": 100},
-            "script": [{"at_s": 5, "action": "append" or "truncate" or "replace" or "remove", "text": "..."}]
+            "script": [{"at_s": 5, "action": "append" or "truncate" or "replace" or "remove" or "rotate",
+                        "text": "what to write, or the path that a rotation moves the bytes to"}]
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 _CHOICES = {
     "checksum": ("sha512", "md5", "both", "none"),
-    "action": ("append", "truncate", "replace", "remove"),
+    "action": ("append", "truncate", "replace", "remove", "rotate"),
     "snapshot_format": ("tar.gz", "zip"),
     "zone": ("Z", "+00:00", "-07:00"),
 }
