@@ -1,7 +1,7 @@
 """A body that comes as an answer of the API: whether it is of the range asked for, and its bytes as they come.
 
-One that has all but stopped is cut, if it is watched. And what is around it: how a request carries the key, what kept an
-answer from coming.
+One that has all but stopped is cut, if it is watched. And what is around it: how a request carries the key, and what
+kept an answer from coming.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class KeyAuth(requests.auth.AuthBase):
         self.authorization = authorization
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Put it on."""
         if self.authorization is not None:
             request.headers["Authorization"] = self.authorization
         return request
