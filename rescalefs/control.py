@@ -18,6 +18,7 @@ from rescalefs.catalog import Catalog, RunState
 from rescalefs.client import ActAnswer, Client
 from rescalefs.errors import BadCommand, Busy, NotPossibleNow, RescaleError, Unavailable
 from rescalefs.loader import Loader
+from rescalefs.plain import plain
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class Controls:
 
     def _remember(self, key: ActKey, outcome: str, snapshots: frozenset[str] | None) -> None:
         when = datetime.fromtimestamp(self._wall_clock(), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        line = " ".join(f"{when} {key.act} {outcome}".split())
+        line = plain(" ".join(f"{when} {key.act} {outcome}".split()))
         log.info("job %s run %s: %s", key.job_id, key.run_id, line)
         self._record(key.job_id, key.run_id, key.act, outcome)
         with self._lock:

@@ -18,7 +18,7 @@
     ├── Repeated            what failed a moment ago was asked for once more
     └── Unavailable         the API or the network failed; nothing is known about the data
         ├── Refused         the API answered, and said no in a way no retry mends
-        ├── Offline             there is no network; nothing was asked
+        ├── Offline         there is no network, or the API is down; nothing was asked
         ├── NotUploaded     the API lists the file, but its bytes have not arrived there
         └── Corrupt         what came is not what was promised (length, range, checksum)
 
@@ -111,7 +111,7 @@ class Refused(Unavailable):
 
 
 class Offline(Unavailable):
-    """There is no way to the API now; nothing was asked."""
+    """There is no way to the API now, or it fails for everybody; nothing was asked."""
 
 
 class NotUploaded(Unavailable):

@@ -25,7 +25,7 @@ from typing import Protocol
 from rescalefs.errors import RescaleError, Stale
 from rescalefs.loader import Loader
 from rescalefs.spool import PIECE_BYTES, Spool
-from rescalefs.tailing import TRANSFER_S, LiveKey, Source, Tailed, Tailer
+from rescalefs.tailing import BEGIN_S, TRANSFER_S, LiveKey, Source, Tailed, Tailer
 from rescalefs.timing import Clock, patience_s, remaining_s
 
 log = logging.getLogger(__name__)
@@ -108,12 +108,10 @@ class LiveFile:
 
     def look(self) -> None:
         """Have the file fetched if what is known is old; wait for it, but with something known only a moment."""
-        flight = self._follower.fetch_if_old(self)
-        if flight is None:
-            return
         if self.known is None:
-            self._follower.wait(flight, self)
-        else:  # a fetch that fails has said so in the log; what is known is still true
+            self._follower.see(self)
+        elif flight := self._follower.fetch_if_old(self):
+            # A fetch that fails has said so in the log; what is known is still true.
             wait([flight], patience_s(PATIENCE_S))
 
 
@@ -150,6 +148,7 @@ class Follower:
     *successor* returns the uploaded file that has taken a live one's place, None while there is none. It is called
     on the loader's threads. Spools take *max_bytes* of the disk and *max_files* descriptors; those of files that are
     open are kept all the same.
+    The first look at a file, for which somebody waits, gets an answer in *deadline_s* or fails.
     """
 
     def __init__(
@@ -160,6 +159,7 @@ class Follower:
         *,
         successor: Callable[[LiveKey], Final | None] = lambda _key: None,
         max_bytes: float = float("inf"),
+        deadline_s: float = BEGIN_S,
         max_files: int = MAX_FILES,
         poll_s: float = POLL_S,
         clock: Clock = time.monotonic,
@@ -176,7 +176,7 @@ class Follower:
         self._files: OrderedDict[LiveKey, LiveFile] = OrderedDict()  # those looked at last come last
         self._open: dict[LiveKey, LiveFile] = {}  # those with handles are never forgotten
         self._handles: Counter[LiveKey] = Counter()
-        self._tailer = Tailer(source, spool_directory, clock, wall_clock_ns)
+        self._tailer = Tailer(source, spool_directory, clock, wall_clock_ns, deadline_s)
 
     def file(self, key: LiveKey) -> LiveFile:
         """Return the live file of *key*; asks nothing."""
@@ -222,9 +222,9 @@ class Follower:
         """Start or join a fetch of *file* if what is known is older than the poll interval."""
         return self._loader.begin(file, lambda: self._fetch(file)) if self._is_old(file) else None
 
-    def wait(self, flight: Future[None], file: LiveFile) -> None:
+    def see(self, file: LiveFile) -> None:
         """Wait for the first sight of *file*, as long as a caller may wait."""
-        self._loader.result(flight, f"live file {file.key.path}")
+        self._loader.load(file, lambda: self._fetch(file), f"live file {file.key.path}")
 
     def interval_s(self, file: LiveFile) -> float:
         """Return how long `tail` is not asked again: longer while it fails."""

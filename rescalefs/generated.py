@@ -17,7 +17,7 @@ from rescalefs.plain import plain
 
 def word(status: str) -> bytes:
     """Return a status as one word and a newline."""
-    return ("-".join(status.split()) or "not-submitted").encode() + b"\n"
+    return ("-".join(status.split()) or "not-submitted").encode(errors="backslashreplace") + b"\n"
 
 
 def job_json(job: Job, status: str) -> bytes:
@@ -81,7 +81,7 @@ def transfers(on_their_way: Iterable[OnItsWay]) -> bytes:
 
 def table(values: Mapping[str, object]) -> bytes:
     """Return `name value` lines."""
-    return "".join(f"{name} {value}\n" for name, value in values.items()).encode()
+    return "".join(f"{name} {value}\n" for name, value in values.items()).encode(errors="backslashreplace")
 
 
 def _json(value: object) -> bytes:

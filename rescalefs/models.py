@@ -38,20 +38,22 @@ def parse_time_ns(text: object) -> int | None:
         return None
     match = _TIME.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise Corrupt(f"the API sent {text!r} where a time belongs")
+        raise Corrupt(f"the API sent {_shown(text)} where a time belongs")
     day, clock, fraction, zone = match.groups()
     zone = "+00:00" if zone in (None, "Z") else zone if ":" in zone else f"{zone[:3]}:{zone[3:]}"
     try:
         seconds = _seconds(f"{day}T{clock}{zone}")
-    except ValueError as error:
-        raise Corrupt(f"the API sent {text!r} where a time belongs") from error
+    except (ValueError, OverflowError) as error:
+        raise Corrupt(f"the API sent {_shown(text)} where a time belongs") from error
     return seconds * 10**9 + int((fraction or "").ljust(9, "0"))
 
 
 @lru_cache(maxsize=1024)  # the files of a run are uploaded within minutes: many rows share a second
 def _seconds(iso: str) -> int:
     delta = datetime.fromisoformat(iso) - datetime(1970, 1, 1, tzinfo=timezone.utc)
-    return delta.days * 86_400 + delta.seconds
+    seconds = delta.days * 86_400 + delta.seconds
+    datetime.fromtimestamp(seconds, timezone.utc)  # a zone may lead out of the first and the last year that there is
+    return seconds
 
 
 def time_text(time_ns: int | None) -> str | None:
@@ -63,12 +65,19 @@ def time_text(time_ns: int | None) -> str | None:
     return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
 
 
+def _shown(value: object) -> str:
+    """Return a value as a message can show it: whatever it is, and however long or deep, a few words."""
+    if isinstance(value, str):
+        return repr(value[:60])
+    return f"{value!r:.60}" if isinstance(value, int | float) else type(value).__name__
+
+
 def _text(item: Mapping[str, Any], key: str, default: str | None = None) -> str:
     value = item.get(key, default)
     if value is None:
         value = default
     if not isinstance(value, str):
-        raise Corrupt(f"the API sent {value!r} as {key}, text was expected")
+        raise Corrupt(f"the API sent {_shown(value)} as {key}, text was expected")
     return value
 
 
@@ -80,7 +89,7 @@ def _count(item: Mapping[str, Any], key: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise Corrupt(f"the API sent {value!r} as {key}, a whole number was expected")
+        raise Corrupt(f"the API sent {_shown(value)} as {key}, a whole number was expected")
     return value
 
 
@@ -97,6 +106,8 @@ def _list(item: Mapping[str, Any], key: str) -> list[Any]:
 def _value(item: Mapping[str, Any]) -> str:
     """Return the value of a variable, a number or a text or absent, as text."""
     value = item.get("value")
+    if value is not None and not isinstance(value, str | int | float):
+        raise Corrupt(f"the API sent {_shown(value)} as the value of a variable")
     return "" if value is None else str(value)
 
 

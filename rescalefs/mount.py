@@ -22,6 +22,7 @@ from pathlib import Path
 from rescalefs import dump
 from rescalefs.ahead import FilesAhead
 from rescalefs.binding import Binding, End, NoFuse
+from rescalefs.breaker import Breaker
 from rescalefs.budget import Budget, rates
 from rescalefs.catalog import Catalog
 from rescalefs.client import Client
@@ -42,6 +43,7 @@ from rescalefs.notify import notify
 from rescalefs.operations import Operations
 from rescalefs.reach import Reach
 from rescalefs.rooms import Rooms
+from rescalefs.stalls import STALL_S, Stalls
 from rescalefs.sweeps import Sweeps
 from rescalefs.system import raise_descriptor_limit
 from rescalefs.timing import Clock
@@ -57,6 +59,8 @@ LIVE_THREADS = 8
 SWEEP_THREADS = 2
 # How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
 LIVE_SHARE = 0.25
+# Where the data deadline is short, stalls are noticed in this part of it: the new request needs time, too.
+STALL_SHARE = 0.25
 # Each of them has a descriptor: they may take one in so many of those that the process may have.
 _LIVE_DESCRIPTORS = 4
 # Where listings are kept, in the cache directory.
@@ -102,6 +106,8 @@ class Mount:
             return int(wall_clock() * 1e9)
 
         self._reach = Reach(clock=clock, wall_clock=wall_clock)
+        self._breaker = Breaker(clock=clock, wall_clock=wall_clock)
+        self._stalls = Stalls(min(STALL_S, settings.data_deadline_s * STALL_SHARE))  # bytes come in real time
         name = account_name(account.origin, owner)
         kept = Kept(listings_directory(settings), wall_clock=wall_clock)
         self._keep_rates = partial(keep_rates, kept, name)
@@ -114,7 +120,14 @@ class Mount:
             wait=wait,
         )
         self._transport = Transport(
-            account.origin, account.key, self._budget, reach=self._reach, clock=clock, sleep=sleep
+            account.origin,
+            account.key,
+            self._budget,
+            reach=self._reach,
+            breaker=self._breaker,
+            stalls=self._stalls,
+            clock=clock,
+            sleep=sleep,
         )
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
@@ -150,6 +163,7 @@ class Mount:
             lambda: settings.cache_directory,
             successor=successor(catalog, self._engine),
             max_bytes=settings.cache_bytes * LIVE_SHARE,
+            deadline_s=deadline_s,
             max_files=min(MAX_FILES, raise_descriptor_limit() // _LIVE_DESCRIPTORS),
             clock=clock,
             wall_clock_ns=wall_clock_ns,
@@ -173,7 +187,7 @@ class Mount:
             events,
             settings.is_read_only,
             wall_clock_ns(),
-            lambda: self._reach.status,
+            self._status,
             self._stats,
             {"origin": account.origin, **settings.public()},
             self.refresh,
@@ -184,6 +198,7 @@ class Mount:
     def start(self) -> None:
         """Make the threads."""
         self._reach.start(self._transport.is_reachable)
+        self._stalls.start()
         self._client.start()
         self._loader.start()
         self._live_loader.start()
@@ -194,6 +209,7 @@ class Mount:
     def close(self) -> None:
         """Let everybody who waits fail, and end the threads. May be called twice."""
         self._reach.close()
+        self._stalls.close()
         self._loader.close()
         self._live_loader.close()
         self._sweep_loader.close()
@@ -217,11 +233,15 @@ class Mount:
     def state(self) -> Iterator[str]:
         """Yield in lines what is known, open and under way: neither the key nor bytes of a file."""
         yield dump.process()
-        yield f"status {self._reach.status}"
+        yield f"status {self._status()}"
         yield from (f"{name} {value}" for name, value in self._stats().items())
         loaders = self._loader, self._live_loader, self._sweep_loader
         yield from (f"asking: {what}" for loader in loaders for what in loader.in_flight)
         yield from map(str, self._engine.open_contents())
+
+    def _status(self) -> str:
+        failing = None if self._reach.is_offline else self._breaker.status
+        return failing or self._reach.status
 
     def _stats(self) -> Mapping[str, object]:
         requests = {f"requests.{name}": number for name, number in self._transport.requests_by_endpoint.items()}

@@ -25,7 +25,7 @@ from rescalefs import __version__, generated, tables
 from rescalefs.catalog import Catalog, RunState, RunView
 from rescalefs.control import ActKey
 from rescalefs.errors import NameTooLong, NotADirectory, NotFound, RescaleError
-from rescalefs.models import Job
+from rescalefs.models import Job, Run
 from rescalefs.names import MAX_NAME_BYTES, escape, with_id
 from rescalefs.nodes import (
     Attributes,
@@ -42,6 +42,7 @@ from rescalefs.nodes import (
     refresh_file,
 )
 from rescalefs.output_directory import OutputDirectory
+from rescalefs.plain import plain
 from rescalefs.rooms import Rooms
 from rescalefs.tree import RESERVED
 
@@ -112,7 +113,7 @@ def _root(rooms: Rooms) -> Directory:
     def own() -> Node:
         texts = {
             "version": lambda: f"{__version__}\n".encode(),
-            "status": lambda: f"{rooms.status()}\n".encode(),
+            "status": lambda: f"{plain(rooms.status())}\n".encode(),
             "stats": lambda: generated.table(rooms.stats()),
             "transfers": lambda: generated.transfers(rooms.engine.transfers()),
             "config": lambda: generated.table(rooms.config),
@@ -253,14 +254,14 @@ class _Runs(Directory):
 
     def child(self, name: str) -> Node:
         runs = self._rooms.catalog.runs(self._job_id)
-        if name == "latest" and runs and name not in runs:
+        if name == "latest" and name not in runs and self._known():
             return self._latest()
         if name not in runs:
             raise NotFound(f"job {self._job_id} has no run {name}")
         return _Run(self._rooms, self._job_id, name)
 
     def entries(self) -> Iterator[Entry]:
-        runs = self._rooms.catalog.runs(self._job_id)
+        runs = self._known()
         for run in runs.values():
             modified_ns = run.completed_ns or run.started_ns or self.modified_ns
             yield Entry(run.id, *directory_attributes(modified_ns))
@@ -268,7 +269,12 @@ class _Runs(Directory):
             yield self._latest().entry("latest")
 
     def _latest(self) -> Link:
-        return Link(list(self._rooms.catalog.runs(self._job_id))[-1], self.modified_ns)
+        return Link(list(self._known())[-1], self.modified_ns)
+
+    def _known(self) -> Mapping[str, Run]:
+        """Return the runs; as with jobs, one whose id is no file name has no folder."""
+        runs = self._rooms.catalog.runs(self._job_id)
+        return {id: run for id, run in runs.items() if escape(id) == id and len(id.encode()) <= MAX_NAME_BYTES}
 
 
 class _Run(Directory):

@@ -62,7 +62,7 @@ _LEVELS: Mapping[type[BaseException], int] = {
     errors.BadCommand: logging.INFO,
     errors.NotPossibleNow: logging.INFO,
     errors.Busy: logging.INFO,
-    errors.Offline: logging.DEBUG,  # one line was written when the network went
+    errors.Offline: logging.DEBUG,  # one line was written when the network went, or the API
     errors.KeyRefused: logging.DEBUG,  # one line a minute is written by the key
     errors.RescaleError: logging.ERROR,
 }

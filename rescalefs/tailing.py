@@ -142,7 +142,9 @@ class Tailer:
         spool_directory: Callable[[], Path],
         clock: Clock,
         wall_clock_ns: Callable[[], int],
+        first_s: float = BEGIN_S,
     ) -> None:
+        self._first_s = first_s
         self._source = source
         self._spool_directory = spool_directory
         self._clock = clock
@@ -206,7 +208,8 @@ class Tailer:
         """Read from *start* on; False if that is a part that does not continue what is known."""
         now = self._clock()
         is_first = tailed.spool is None  # somebody waits for it; of a file that is known the next look is another try
-        stream = self._source.tail(*tailed.key, start=start, is_retried=is_first, deadline_at=now + BEGIN_S)
+        begin_s = self._first_s if is_first else BEGIN_S
+        stream = self._source.tail(*tailed.key, start=start, is_retried=is_first, deadline_at=now + begin_s)
         try:
             if start > 0:
                 self._has_ranges = stream.start > 0

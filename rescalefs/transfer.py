@@ -1,21 +1,45 @@
-"""A body that comes as an answer of the API: whether it is of the range asked for, and its bytes as they come."""
+"""A body that comes as an answer of the API: whether it is of the range asked for, and its bytes as they come.
+
+One that has all but stopped is cut, if it is watched. And what is around it: how a request carries the key, and what
+kept an answer from coming.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 from types import TracebackType
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 import requests
 from urllib3 import HTTPResponse
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader, NewConnectionError, ProxyError
+from urllib3.util import Retry
 
 from rescalefs.errors import Corrupt, Unavailable
+from rescalefs.stalls import Stalls, Watched
+
+T = TypeVar("T")
 
 # What a transfer that fails on the way may raise.
 TRANSPORT_ERRORS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(\*|[0-9]{1,19})")
 _MAX_DIGITS = 19  # of the largest offset that a file can have
+
+
+class KeyAuth(requests.auth.AuthBase):
+    """Puts the key on a request. Being an auth object also keeps requests from looking into ~/.netrc."""
+
+    def __init__(self, authorization: str | None) -> None:
+        self.authorization = authorization
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Put it on."""
+        if self.authorization is not None:
+            request.headers["Authorization"] = self.authorization
+        return request
 
 
 class Transfer:
@@ -31,23 +55,42 @@ class Transfer:
         self._response = response
         self._raw: HTTPResponse = response.raw
         self._what = what
+        self._watched: Watched | None = None
+
+    def be_watched(self, stalls: Stalls, kind: str) -> None:
+        """Let the transfer be cut if it stalls, beside others of its *kind*."""
+        self._watched = stalls.watch(kind, self._interrupt)
 
     def readinto(self, buffer: memoryview) -> int:
         """Place the next bytes in *buffer*, as many as have come, and return how many; 0 at the end of the body.
 
         Raises:
-            Unavailable: the body was cut short, or nothing came for too long.
+            Unavailable: the body was cut short, or too little of it came.
         """
         try:
             data = self._raw.read1(len(buffer))
         except (*TRANSPORT_ERRORS, ValueError) as error:  # ValueError: closed by another thread
-            raise Unavailable(f"{self._what}: the transfer was cut: {cause(error)}") from None
+            raise self._cut(cause(error)) from None
+        if self._watched is not None:
+            if self._watched.stalled is not None and not data:  # where no length was told, a cut looks like the end
+                raise self._cut("")
+            self._watched.note(len(data))
         buffer[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
         """End the transfer; a body that was read to its end gives its connection back."""
+        if self._watched is not None:
+            self._watched.end()
         self._response.close()
+
+    def _cut(self, why: str) -> Unavailable:
+        stalled = self._watched.stalled if self._watched is not None else None
+        return Unavailable(f"{self._what}: the transfer was cut: {stalled or why}")
+
+    def _interrupt(self) -> None:
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # it has just ended by itself
+            self._raw.shutdown()
 
     def __enter__(self) -> Transfer:
         return self
@@ -88,3 +131,29 @@ def cause(error: BaseException) -> str:
     reason = getattr(inner, "reason", None)
     text = str(reason if isinstance(reason, BaseException) else inner)
     return text.rsplit(">: ", 1)[-1].rsplit("): ", 1)[-1] or type(error).__name__
+
+
+def host_of(error: Exception) -> str | None:
+    """Return the host that a request went to, as far as its error tells."""
+    request = getattr(error, "request", None)
+    return None if request is None or request.url is None else urlsplit(request.url).netloc
+
+
+def is_unconnected(error: Exception) -> bool:
+    """Tell whether not even a connection came about: no route, no such name, nobody listening, no proxy."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, (NewConnectionError, ConnectTimeoutError, ProxyError))
+
+
+def retry_after_s(response: requests.Response, default_s: T) -> float | T:
+    """Return the seconds for which the server wants to be left alone, in either form of Retry-After."""
+    header = response.headers.get("Retry-After")
+    try:
+        return Retry().parse_retry_after(header) if header else default_s
+    except (InvalidHeader, ValueError, OverflowError):
+        return default_s
+
+
+def small_body(response: requests.Response, most_bytes: int) -> bytes:
+    """Return the beginning of an error's body; a POST's was read already, a GET's is still on the connection."""
+    return response.raw.read(most_bytes, decode_content=True) or response.content

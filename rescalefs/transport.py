@@ -23,11 +23,11 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
-from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError, ProxyError
 from urllib3.exceptions import TimeoutError as TransferTimeout
 from urllib3.util import Retry
 
 from rescalefs import __version__
+from rescalefs.breaker import Breaker
 from rescalefs.budget import Budget, Priority, Turn
 from rescalefs.credentials import Key
 from rescalefs.errors import (
@@ -41,8 +41,19 @@ from rescalefs.errors import (
     Unavailable,
 )
 from rescalefs.reach import Reach
+from rescalefs.stalls import Stalls
 from rescalefs.timing import Clock, remaining_s
-from rescalefs.transfer import TRANSPORT_ERRORS, Transfer, begun, cause
+from rescalefs.transfer import (
+    TRANSPORT_ERRORS,
+    KeyAuth,
+    Transfer,
+    begun,
+    cause,
+    host_of,
+    is_unconnected,
+    retry_after_s,
+    small_body,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -71,18 +82,6 @@ _RETRY = Retry(
 _ONCE = _RETRY.new(total=0)
 
 
-class _KeyAuth(requests.auth.AuthBase):
-    """Puts the key on a request. Being an auth object also keeps requests from looking into ~/.netrc."""
-
-    def __init__(self, authorization: str | None) -> None:
-        self.authorization = authorization
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self.authorization is not None:
-            request.headers["Authorization"] = self.authorization
-        return request
-
-
 class Transport:
     """Sends requests to one origin. Threads: any."""
 
@@ -93,11 +92,15 @@ class Transport:
         budget: Budget,
         *,
         reach: Reach | None = None,
+        breaker: Breaker | None = None,
+        stalls: Stalls | None = None,
         clock: Clock = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.origin = origin
         self._reach = reach
+        self._breaker = breaker
+        self._stalls = stalls
         self._key = key
         self._budget = budget
         self._clock = clock
@@ -180,10 +183,13 @@ class Transport:
 
         def begin(response: requests.Response) -> Transfer:
             try:
-                return begun(response, path, start)
+                transfer = begun(response, path, start)
             except Corrupt:
                 response.close()
                 raise
+            if self._stalls is not None:
+                transfer.be_watched(self._stalls, endpoint)
+            return transfer
 
         turn = turn or Turn(Priority.READ)
         return self._get(endpoint, scope, path, deadline_at, turn, headers, begin, _RETRY if is_retried else _ONCE)
@@ -209,7 +215,7 @@ class Transport:
             with self._new_session(HTTPAdapter()) as session:
                 response = session.post(
                     f"{self.origin}/api/v2/{path}",
-                    auth=_KeyAuth(self._key.authorization),
+                    auth=KeyAuth(self._key.authorization),
                     timeout=(min(CONNECT_S, left_s), left_s),
                     allow_redirects=False,
                 )
@@ -218,7 +224,7 @@ class Transport:
         except TRANSPORT_ERRORS as error:
             raise Unavailable(f"{what}: no answer, so it may or may not have been done: {cause(error)}") from None
         if response.status_code == 429:
-            self._budget.throttled(scope, _retry_after_s(response, _LEFT_ALONE_S), taken)
+            self._budget.throttled(scope, retry_after_s(response, _LEFT_ALONE_S), taken)
         if not 200 <= response.status_code < 300:
             raise self._error_of(response, what)
         try:
@@ -252,13 +258,15 @@ class Transport:
             NotFound, AccessDenied, Refused: the API said so.
             Unavailable, Corrupt: it failed, and went on failing.
             DeadlineExceeded: the budget leaves no time for a try, or the last one got no answer.
-            Offline: there is no network.
+            Offline: there is no network, or the endpoint is down.
         """
-        what = f"GET {path}"
-        url = f"{self.origin}/api/v2/{path}"
+        what, url = f"GET {path}", f"{self.origin}/api/v2/{path}"
+        breaker = self._breaker if retry.total else None  # what is asked once only may fail by nature
         while True:
             if self._reach is not None:
                 self._reach.check(what)
+            if self._breaker is not None:
+                self._breaker.check(endpoint, what)
             taken = self._budget.take(scope, deadline_at, turn)
             status, wait_s, is_silent, began = 0, None, False, self._clock()
             failure: RescaleError
@@ -270,24 +278,36 @@ class Transport:
                 if status in (200, 206):
                     self._budget.succeeded(scope, taken)
                     self._key.accepted()
-                    return consume(response)
-                wait_s = _retry_after_s(response, None)
+                    answer = consume(response)
+                    if self._breaker is not None:
+                        self._breaker.answered(endpoint)
+                    return answer
+                wait_s = retry_after_s(response, None)
                 with response:
                     failure = self._error_of(response, what)
                 if not retry.is_retry("GET", status):
+                    if self._breaker is not None:
+                        self._breaker.answered(endpoint)
                     raise failure
             except Refused:
                 raise
             except Unavailable as error:
                 failure = error
+            except DeadlineExceeded as error:
+                if not status:
+                    raise
+                failure, deadline_at = error, began  # the body drips: there is no time for another try
             except ValueError as error:  # requests' and urllib's word for a URL or a header that no request can have
                 raise Refused(f"{what}: {cause(error)}", status) from None
             except TRANSPORT_ERRORS as error:
-                failure = Unavailable(f"{what}: cannot reach {urlsplit(url).netloc}: {cause(error)}")
+                host = host_of(error) or urlsplit(url).netloc
+                failure = Unavailable(f"{what}: cannot reach {host}: {cause(error)}")
                 is_silent = isinstance(error, (requests.Timeout, TransferTimeout))
-                if self._reach is not None and _is_unconnected(error):
-                    self._reach.failed(f"{urlsplit(url).netloc}: {cause(error)}", self._clock() - began)
+                if self._reach is not None and host == urlsplit(url).netloc and is_unconnected(error):
+                    self._reach.failed(f"{host}: {cause(error)}", self._clock() - began)
                     self._reach.check(what)
+            if breaker is not None and status != 429:
+                breaker.failed(endpoint, path.partition("?")[0], str(failure), self._clock() - began)
             if not retry.total:
                 if status == 429:  # who asks once only makes all others wait, too
                     self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s, taken)
@@ -314,7 +334,7 @@ class Transport:
                 response = session.get(
                     url,
                     headers=dict(headers),
-                    auth=_KeyAuth(authorization),
+                    auth=KeyAuth(authorization),
                     stream=True,
                     timeout=(min(CONNECT_S, left_s), min(SILENCE_S, left_s)),
                     allow_redirects=False,
@@ -341,7 +361,7 @@ class Transport:
     def _error_of(self, response: requests.Response, what: str) -> RescaleError:
         """Turn a refusal into an error. Its body may be JSON of several shapes, or a proxy's HTML."""
         try:
-            body = json.loads(_small_body(response))
+            body = json.loads(small_body(response, _SHOWN_BYTES))
             detail = str(body.get("detail") or body) if isinstance(body, Mapping) else str(body)
         except (*TRANSPORT_ERRORS, ValueError, RecursionError):
             detail = response.reason or ""
@@ -378,23 +398,3 @@ class Transport:
         session.headers["User-Agent"] = f"rescalefs/{__version__}"
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # the API is asked with the key alone
         return session
-
-
-def _retry_after_s(response: requests.Response, default_s: T) -> float | T:
-    """Return the seconds for which the server wants to be left alone, in either form of Retry-After."""
-    header = response.headers.get("Retry-After")
-    try:
-        return _RETRY.parse_retry_after(header) if header else default_s
-    except (InvalidHeader, ValueError, OverflowError):
-        return default_s
-
-
-def _is_unconnected(error: Exception) -> bool:
-    """Tell whether not even a connection came about: no route, no such name, nobody listening, no proxy."""
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    return isinstance(reason, (NewConnectionError, ConnectTimeoutError, ProxyError))
-
-
-def _small_body(response: requests.Response) -> bytes:
-    """Return the beginning of an error's body; a POST's was read already, a GET's is still on the connection."""
-    return response.raw.read(_SHOWN_BYTES, decode_content=True) or response.content

@@ -68,9 +68,11 @@ class Branch:
 
     def leaves(self) -> Iterator[Leaf]:
         """Yield every file below this directory."""
-        for entry in self.entries.values():
+        waiting: list[Leaf | Branch] = [self]
+        while waiting:
+            entry = waiting.pop()
             if isinstance(entry, Branch):
-                yield from entry.leaves()
+                waiting += reversed(entry.entries.values())
             else:
                 yield entry
 
@@ -90,17 +92,20 @@ def _line(name: str, entry: Leaf | Branch) -> Line:
     return (name, True, 0, entry.modified_ns) if isinstance(entry, Branch) else (name, False, None, 0)
 
 
-def changed_kinds(one: Tree, other: Tree, place: str = "") -> Iterator[str]:
+def changed_kinds(one: Tree, other: Tree) -> Iterator[str]:
     """Yield the shown paths that both trees have, as a file in one and as a directory in the other."""
-    for name, entry in one.entries.items():
-        now = other.entries.get(name)
-        if now is None:
-            continue
-        is_file, is_file_now = isinstance(entry, Leaf), isinstance(now, Leaf)
-        if is_file != is_file_now:
-            yield place + name
-        elif not isinstance(entry, Leaf) and not isinstance(now, Leaf):
-            yield from changed_kinds(entry, now, f"{place}{name}/")
+    waiting = [(one, other, "")]
+    while waiting:
+        one, other, place = waiting.pop()
+        for name, entry in one.entries.items():
+            now = other.entries.get(name)
+            if now is None:
+                continue
+            is_file, is_file_now = isinstance(entry, Leaf), isinstance(now, Leaf)
+            if is_file != is_file_now:
+                yield place + name
+            elif not isinstance(entry, Leaf) and not isinstance(now, Leaf):
+                waiting.append((entry, now, f"{place}{name}/"))
 
 
 def build_tree(files: Iterable[RemoteFile], live_paths: Iterable[str] = ()) -> Branch:
@@ -127,15 +132,17 @@ def build_tree(files: Iterable[RemoteFile], live_paths: Iterable[str] = ()) -> B
     return root
 
 
-def _finish(branch: Branch) -> None:
+def _finish(root: Branch) -> None:
     """Order the entries by name, below too, so that listings read the same each time; and tell how new they are."""
-    branch.entries = dict(sorted(branch.entries.items()))
-    for entry in branch.entries.values():
-        if isinstance(entry, Branch):
-            _finish(entry)
-            branch.modified_ns = max(branch.modified_ns, entry.modified_ns)
-        elif isinstance(entry, RemoteFile):
-            branch.modified_ns = max(branch.modified_ns, entry.uploaded_ns)
+    branches = [root]  # not by recursion: how deep a path is, is the API's to say
+    for branch in branches:
+        branch.entries = dict(sorted(branch.entries.items()))
+        branches += [entry for entry in branch.entries.values() if isinstance(entry, Branch)]
+    for branch in reversed(branches):  # those below before those above
+        for entry in branch.entries.values():
+            if not isinstance(entry, LivePath):
+                newest_ns = entry.modified_ns if isinstance(entry, Branch) else entry.uploaded_ns
+                branch.modified_ns = max(branch.modified_ns, newest_ns)
 
 
 def _home(root: Branch, directories: dict[str, Branch], leaf: Leaf) -> tuple[Branch, str]:

@@ -26,17 +26,19 @@ from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from tests.conftest import BINDINGS, Mounted, missing, mount_at
 from tests.faults import BIG_LS, ENDPOINTS, FAULTS, LIVE_CAT, LS, Fault
+from tests.network import Network
 
 # Of these mounts; users wait longer. Retries wait for 0.3, 0.6, 1.1 and 2.1 s: those after the third are too late.
 DEADLINE_S = 3.0
 # Fewer than the mount has threads for listings, so that no row waits for another one.
 _SIDE_BY_SIDE = 8
 _READ_BYTES = 128 << 10
+_DEADLINES = ("--metadata-deadline", str(DEADLINE_S), "--data-deadline", str(DEADLINE_S))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was seen of one row on one mount; *log* are the lines about its job and its file."""
+    """What was seen of one row on one mount; *log* are the lines about its job and its file, or all."""
 
     hits: int  # requests that met the fault
     errno: int
@@ -48,30 +50,67 @@ class Outcome:
 
 @functools.cache
 def outcomes() -> dict[str, dict[Fault, Outcome]]:
-    """Try all rows with every binding that is here, both at once: most of the time is spent waiting."""
+    """Try all rows with every binding that is here, on several mounts at once: most of the time is spent waiting."""
     bindings = [binding for binding in BINDINGS if missing(binding) is None]
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(bindings, pool.map(_outcomes_with, bindings), strict=True))
+    networks = sorted({fault.network for fault in FAULTS if fault.network is not None})
+    with ThreadPoolExecutor(len(bindings) * (1 + len(networks))) as pool:
+        tries = {
+            binding: [
+                pool.submit(_on_one_mount, binding),
+                *(pool.submit(_without_network, binding, network) for network in networks),
+            ]
+            for binding in bindings
+        }
+        return {
+            binding: {fault: outcome for one in several for fault, outcome in one.result().items()}
+            for binding, several in tries.items()
+        }
 
 
-def _outcomes_with(binding: str) -> dict[Fault, Outcome]:
+def _on_one_mount(binding: str) -> dict[Fault, Outcome]:
+    """Try all rows that are no other row's matter."""
+    faults = [fault for fault in FAULTS if fault.network is None]
     world = World()
-    runs = {fault: _run_for(world, number, fault) for number, fault in enumerate(FAULTS)}
+    runs = {fault: _run_for(world, number, fault) for number, fault in enumerate(faults)}
     with tempfile.TemporaryDirectory() as directory, Emulator(world) as emulator:
-        seconds = str(DEADLINE_S)
-        deadlines = ("--metadata-deadline", seconds, "--data-deadline", seconds)
-        mounted = mount_at(Path(directory, "home"), binding, emulator, *deadlines, RESCALEFS_BUDGET="off")
+        mounted = mount_at(Path(directory, "home"), binding, emulator, *_DEADLINES, RESCALEFS_BUDGET="off")
         try:
             mounted.mount()
             os.listdir(mounted.jobs)
             with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-                together = [fault for fault in FAULTS if not fault.is_alone]
+                together = [fault for fault in faults if not fault.is_alone]
                 tried = zip(together, pool.map(lambda fault: _try(mounted, fault, runs[fault]), together), strict=True)
                 found = dict(tried)
-            found.update((fault, _try(mounted, fault, runs[fault])) for fault in FAULTS if fault.is_alone)
+            found.update((fault, _try(mounted, fault, runs[fault])) for fault in faults if fault.is_alone)
         finally:
             mounted.clean_up()
     return found
+
+
+def _without_network(binding: str, how: str) -> dict[Fault, Outcome]:
+    """Try the rows that lose the network in one way, each with all that the mount asks for."""
+    faults = [fault for fault in FAULTS if fault.network == how]
+    world = World()
+    runs = {fault: _run_for(world, number, fault) for number, fault in enumerate(faults)}
+    with tempfile.TemporaryDirectory() as directory, Emulator(world) as emulator:
+        network = Network(Path(directory, "home"), binding, emulator, *_DEADLINES, RESCALEFS_BUDGET="off")
+        try:
+            network.mounted.mount()
+            os.listdir(network.mounted.jobs)
+            found = {}
+            for fault in faults:
+                top = _look_before(network.mounted, fault, runs[fault])
+                before = len(network.mounted.log)
+                with network.lost(how):
+                    code, wrong_bytes, seconds = _operate(fault, top)
+                    log = network.mounted.log[before:].splitlines()
+                    hits = int(not network.mounted.emulator.requests[ENDPOINTS[fault.operation]])
+                network.wait_until_found()
+                has_recovered = _operate(fault, top)[:2] == (0, 0)
+                found[fault] = Outcome(hits, code, seconds, wrong_bytes, has_recovered, tuple(log))
+            return found
+        finally:
+            network.clean_up()
 
 
 def _run_for(world: World, number: int, fault: Fault) -> Run:
@@ -81,10 +120,15 @@ def _run_for(world: World, number: int, fault: Fault) -> Run:
     return job.add_run(finished=True, files=fault.files())
 
 
-def _try(mounted: Mounted, fault: Fault, run: Run) -> Outcome:
+def _look_before(mounted: Mounted, fault: Fault, run: Run) -> Path:
+    """Ask what is asked before, and return the run's directory."""
     top = mounted.jobs / run.job.id / "runs" / run.id
-    is_listing = fault.operation in (LS, BIG_LS)
-    os.listdir(top.parent if is_listing else top)
+    os.listdir(top.parent if fault.operation in (LS, BIG_LS) else top)
+    return top
+
+
+def _try(mounted: Mounted, fault: Fault, run: Run) -> Outcome:
+    top = _look_before(mounted, fault, run)
     file_id = run.files[0].id if run.files else ""
     about = re.compile(rf"\b({run.job.id}|{file_id or run.job.id})\b")
     effects = dict(fault.effects)
@@ -94,23 +138,28 @@ def _try(mounted: Mounted, fault: Fault, run: Run) -> Outcome:
             effects["redirect"] = f"{origin}/elsewhere"
         added = mounted.emulator.faults.add(endpoint=ENDPOINTS[fault.operation], path=path, **effects)
         before = len(mounted.log)
-        began = time.monotonic()
-        code, wrong_bytes = _operate(fault, top)
-        seconds = time.monotonic() - began
+        code, wrong_bytes, seconds = _operate(fault, top)
         log = mounted.log[before:].splitlines()
         mounted.emulator.faults.remove(added)
-    again = _operate(fault, top)
-    return Outcome(added.hits, code, seconds, wrong_bytes, again == (0, 0), tuple(filter(about.search, log)))
+    has_recovered = _operate(fault, top)[:2] == (0, 0)
+    return Outcome(added.hits, code, seconds, wrong_bytes, has_recovered, tuple(filter(about.search, log)))
 
 
-def _operate(fault: Fault, top: Path) -> tuple[int, int]:
-    """List, or read from begin to end; return the errno and how much was wrong before it came."""
-    files = fault.files()
-    if fault.operation in (LS, BIG_LS):
-        try:
-            return 0, len(set(os.listdir(top)) ^ set(files))
-        except OSError as error:
-            return error.errno or -1, 0
+def _operate(fault: Fault, top: Path) -> tuple[int, int, float]:
+    """List, or read from begin to end; return the errno, how much was wrong before it came, and the seconds."""
+    began = time.monotonic()
+    code, wrong = _list(fault, top) if fault.operation in (LS, BIG_LS) else _read(fault, top)
+    return code, wrong, time.monotonic() - began
+
+
+def _list(fault: Fault, top: Path) -> tuple[int, int]:
+    try:
+        return 0, len(set(os.listdir(top)) ^ set(fault.files()))
+    except OSError as error:
+        return error.errno or -1, 0
+
+
+def _read(fault: Fault, top: Path) -> tuple[int, int]:
     seen = b""
     try:
         with open(top / "file", "rb", buffering=0) as file:
@@ -119,7 +168,7 @@ def _operate(fault: Fault, top: Path) -> tuple[int, int]:
         code = 0
     except OSError as error:
         code = error.errno or -1
-    right = files["file"]
+    right = fault.files()["file"]
     wrong = sum(ours != theirs for ours, theirs in zip(seen, right, strict=False)) if seen != right[: len(seen)] else 0
     missing_bytes = len(right) - len(seen) if code == 0 else 0
     return code, wrong + abs(missing_bytes)

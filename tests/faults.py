@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from tests.network import HANGS, NO_NAME, NOBODY_LISTENS
 from tests.raw_server import READ, RESET, RawServer, Script, header, reply
 
 CAT, BIG_CAT, LIVE_CAT, LS, BIG_LS = "cat", "cat of 5 MiB", "cat of a live file", "ls", "ls of 1200 files"
@@ -32,7 +34,8 @@ Server = Callable[[bytes], AbstractContextManager[str]]
 class Fault:
     """One row: what happens to the requests of which operation, its errno (0: right data), and what the log says.
 
-    It is done by the emulator (*effects*), or by another server, to which the emulator redirects.
+    It is done by the emulator (*effects*), by another server, to which the emulator redirects, or by losing the network
+    in one of `tests/network.py`'s ways: a fault of all that the mount asks for.
     """
 
     name: str
@@ -41,8 +44,9 @@ class Fault:
     says: str
     effects: Mapping[str, Any]
     server: Server | None = None
-    is_alone: bool = False  # it stops all that the mount asks for
+    is_alone: bool = False  # it stops all that the mount asks for, for a moment
     is_of_key: bool = False  # the log names the key, in one line for all whom it is refused
+    network: str | None = None
     wrong_bytes: int = 0  # that a program may see before the error
 
     @property
@@ -59,14 +63,20 @@ class Fault:
 
 
 def _rows(
-    name: str, codes: int | Mapping[str, int], says: str, *, server: Server | None = None, **effects: Any
+    name: str,
+    codes: int | Mapping[str, int],
+    says: str,
+    *,
+    server: Server | None = None,
+    network: str | None = None,
+    **effects: Any,
 ) -> list[Fault]:
     """Make a row for each operation that *codes* gives an errno for: for `cat` and `ls`, if it is one for both."""
     is_of_key = effects.get("status") == 401
     is_alone = is_of_key or bool({"retry_after", "retry_after_date"} & set(effects))
     codes = {CAT: codes, LS: codes} if isinstance(codes, int) else codes
     return [
-        Fault(name, operation, code, says, effects, server, is_alone, is_of_key) for operation, code in codes.items()
+        Fault(name, kind, code, says, effects, server, is_alone, is_of_key, network) for kind, code in codes.items()
     ]
 
 
@@ -80,6 +90,14 @@ def _playing(*scripts: Callable[[bytes], Script]) -> Server:
             assert not [head for head in server.heads if header(head, "Authorization")], "the key went elsewhere"
 
     return serve
+
+
+@contextlib.contextmanager
+def _nobody(data: bytes) -> Iterator[str]:
+    """Give an address where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 @contextlib.contextmanager
@@ -111,22 +129,27 @@ def _half(data: bytes) -> bytes:
 
 EIO, ETIMEDOUT = errno.EIO, errno.ETIMEDOUT
 FAULTS: list[Fault] = [
-    *_rows("401", errno.EACCES, "the API key from RESCALE_API_KEY is refused.*401", status=401),
-    *_rows("403", errno.EACCES, "403", status=403),
+    *_rows("401", dict.fromkeys((CAT, LS, LIVE_CAT), errno.EACCES),
+           "the API key from RESCALE_API_KEY is refused.*401", status=401),
+    *_rows("403", dict.fromkeys((CAT, LS, LIVE_CAT), errno.EACCES), "403", status=403),
     *_rows("404", {CAT: errno.ESTALE, LS: errno.ENOENT, LIVE_CAT: errno.ENOENT}, "404", status=404),
     *_rows("409", EIO, "409", status=409),
     *_rows("429 once, Retry-After in seconds", 0, "429.*again", status=429, retry_after=1, times=1),
     *_rows("429 once, Retry-After as a date", 0, "429.*again", status=429, retry_after_date=2, times=1),
-    *_rows("429", EIO, "429", status=429, retry_after=1),
+    *_rows("429", {CAT: EIO, LS: EIO, LIVE_CAT: EIO}, "429", status=429, retry_after=1),
     *_rows("500 once", 0, "500.*again", status=500, times=1),
-    *_rows("500", {CAT: EIO, LS: EIO}, "500", status=500),
+    *_rows("500", {CAT: EIO, LS: EIO, LIVE_CAT: EIO}, "500", status=500),
     *_rows("502 with HTML", EIO, "502", late_status=502, body=HTML),
-    *_rows("503 with HTML", EIO, "503", late_status=503, body=HTML),
+    *_rows("503 with HTML", {CAT: EIO, LS: EIO, LIVE_CAT: EIO}, "503", late_status=503, body=HTML),
     *_rows("504 with HTML", EIO, "504", late_status=504, body=HTML),
     *_rows("slow first byte", {CAT: 0, LS: 0, LIVE_CAT: 0}, "", latency_s=1.0),
-    *_rows("no first byte", ETIMEDOUT, "no answer", latency_s=60.0),
-    *_rows("slow drip", ETIMEDOUT, "no answer", stream_bytes_per_s=20),
+    *_rows("no first byte", dict.fromkeys((CAT, LS, LIVE_CAT), ETIMEDOUT), "no answer", latency_s=60.0),
+    *_rows("slow drip", {CAT: ETIMEDOUT, LS: ETIMEDOUT}, "no answer", stream_bytes_per_s=20),
+    *_rows("slow drip", {LIVE_CAT: EIO}, "was cut: it gave [0-9]+ B/s", stream_bytes_per_s=20),
+    *_rows("slow drip once", {CAT: 0, BIG_CAT: 0}, "", stream_bytes_per_s=20, times=1),
     *_rows("stall in mid-body", {CAT: ETIMEDOUT, BIG_CAT: ETIMEDOUT, LS: ETIMEDOUT}, "no answer", stall_after=100),
+    *_rows("stall in mid-body", {LIVE_CAT: EIO}, "was cut: it gave [0-9]+ B/s", stall_after=100),
+    *_rows("stall in mid-body once", {CAT: 0, BIG_CAT: 0}, "", stall_after=100, times=1),
     *_rows("short body once", {CAT: 0, BIG_CAT: 0}, "", short_by=100, times=1),
     *_rows("short body", {CAT: EIO, BIG_CAT: EIO}, "was cut [0-9] times", short_by=100),
     *_rows("cut in mid-body once", {CAT: 0, BIG_CAT: 0, LS: 0}, "", cut_after=5, times=1),
@@ -157,5 +180,9 @@ FAULTS: list[Fault] = [
     *_rows("redirect to another host", {CAT: 0}, "", server=_playing(_whole)),
     *_rows("redirect without an end", EIO, "more than 4 redirects",
            server=_playing(lambda _: lambda head: reply(302, Location=f"http://{header(head, 'Host')}/on"))),
+    *_rows("redirect to where nobody listens", EIO, "cannot reach.*[Rr]efused", server=_nobody),
     *_rows("TLS with a wrong certificate", EIO, "certificate", server=_untrusted),
+    *_rows("connection refused", EIO, "no way to Rescale.*[Rr]efused", network=NOBODY_LISTENS),
+    *_rows("DNS failure", EIO, "no way to Rescale.*not known", network=NO_NAME),
+    *_rows("a resolver that hangs", ETIMEDOUT, "no answer", network=HANGS),
 ]  # fmt: skip

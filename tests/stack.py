@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rescalefs.breaker import Breaker
 from rescalefs.budget import Budget, Rate
 from rescalefs.catalog import Catalog, RunView
 from rescalefs.client import Client
@@ -18,6 +19,7 @@ from rescalefs.kept import Kept
 from rescalefs.listings import Listings
 from rescalefs.loader import Loader
 from rescalefs.reach import Reach
+from rescalefs.stalls import Stalls
 from rescalefs.sweeps import Sweeps
 from rescalefs.transport import Transport
 
@@ -40,19 +42,31 @@ def transport_to(
     key: Key | None = None,
     rates: dict[str, Rate] | None = None,
     reach: Reach | None = None,
+    breaker: Breaker | None = None,
+    stalls: Stalls | None = None,
 ) -> Transport:
     """Return a transport without limits but *rates*; its sleeps move *clock* and take no time."""
     budget = budget_on(clock, rates or {})
     key = key or Key(lambda: KEY, "a test")
-    return Transport(origin, key, budget, reach=reach, clock=clock.now, sleep=clock.advance)
+    return Transport(
+        origin, key, budget, reach=reach, breaker=breaker, stalls=stalls, clock=clock.now, sleep=clock.advance
+    )
 
 
 @contextmanager
 def client_of(
-    origin: str, clock: ManualClock, *, is_parallel: bool = True, reach: Reach | None = None
+    origin: str,
+    clock: ManualClock,
+    *,
+    is_parallel: bool = True,
+    reach: Reach | None = None,
+    stalls: Stalls | None = None,
 ) -> Iterator[Client]:
     """Serve a client of *origin*, its pages read in parallel or one after the other."""
-    with closing(transport_to(origin, clock, reach=reach)) as transport, closing(Client(transport)) as client:
+    with (
+        closing(transport_to(origin, clock, reach=reach, stalls=stalls)) as transport,
+        closing(Client(transport)) as client,
+    ):
         if is_parallel:
             client.start()
         yield client

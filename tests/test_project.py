@@ -42,6 +42,7 @@ ROWS = [
     {"transport"},
     {"transfer", "config"},
     {
+        "breaker",
         "budget",
         "kept",
         "kernel",
@@ -54,6 +55,7 @@ ROWS = [
         "notify",
         "reach",
         "spool",
+        "stalls",
         "stat_bytes",
         "system",
         "thread_state",

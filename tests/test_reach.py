@@ -119,6 +119,17 @@ def test_a_server_that_fails_is_not_a_lost_network(emulator: Emulator, clock: Ma
     assert transport.is_reachable()
 
 
+def test_a_host_that_we_are_sent_to_is_not_the_network(emulator: Emulator, clock: ManualClock, nobody: str) -> None:
+    """Where nobody listens at the target of a redirect, Rescale has answered all the same; the error names the host."""
+    emulator.faults.add(redirect=f"{nobody}/elsewhere")
+    reach = reach_of(clock)
+    transport = transport_to(emulator.origin, clock, reach=reach)
+    with pytest.raises(Unavailable, match=f"cannot reach {nobody.rpartition('/')[2]}"):
+        transport.json("users_me", "s", "users/me/", clock.now() + 20)
+
+    assert reach.status == "online"
+
+
 def test_any_answer_ends_it(emulator: Emulator, clock: ManualClock) -> None:
     """A refusal is an answer, too."""
     emulator.faults.add(status=401)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rescalefs.models import RemoteFile
 from rescalefs.names import escape, fit
-from rescalefs.tree import Branch, LivePath, build_tree
+from rescalefs.tree import Branch, LivePath, build_tree, changed_kinds
+from tests.faulty_source import remote
 from tests.reference import shown_paths
 
 # Few letters, so that paths collide; all that is special, so that nothing special is missed.
@@ -85,3 +88,16 @@ def test_a_directory_is_as_new_as_its_newest_file() -> None:
 
     assert list(root.entries) == ["a", "b"]
     assert (root.modified_ns, root.entries["b"].modified_ns) == (7, 6)  # type: ignore[union-attr]
+
+
+def test_a_path_may_have_any_number_of_levels() -> None:
+    """More than Python calls itself: it is there, ordered and dated as any other."""
+    path = "a/" * 3000 + "file"
+    file = remote("F", b"1")
+    deep = replace(file, path=path, uploaded_ns=7)
+    root = build_tree([deep, replace(file, id="G", path="b/file", uploaded_ns=5)], [path.replace("file", "live")])
+
+    assert [leaf.path for leaf in root.leaves()] == [path, path.replace("file", "live"), "b/file"]
+    assert list(root.entries) == ["a", "b"]
+    assert root.modified_ns == 7
+    assert list(changed_kinds(root, root)) == []

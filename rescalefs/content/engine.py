@@ -352,7 +352,8 @@ class ContentEngine:
 
     def _try_other_size(self, content: Content, size: int) -> None:
         """Find out whether the server's size is right, if a checksum can tell; who has the file open gets an error."""
-        if content.file.digest is not None and content.file.id not in self.other_sizes:
+        # No bytes at all would be taken unseen: nothing is fetched, and so nothing is compared.
+        if size and content.file.digest is not None and content.file.id not in self.other_sizes:
             self._streams.submit(Job(is_urgent=True), partial(self._confirm, replace(content.file, size=size)))
 
     def _confirm(self, file: RemoteFile) -> None:

@@ -60,7 +60,7 @@ async def _send_file(
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
     response.content_length = answer.length
     await response.prepare(request)
-    if request.transport is None or request.transport.is_closing():
+    if request.transport is None or request.transport.is_closing() or not answer.length:
         return response
     # A client that has all bytes must find them counted, so they are counted first and the rest taken back.
     sent(answer.length)

@@ -129,12 +129,13 @@ class Emulator:
         return self
 
     def stop(self) -> None:
-        """End serving; answers under way are cut."""
+        """End serving, if it has not ended; answers under way are cut."""
+        if self._thread is None:
+            return
         if self._loop is not None and self._stopping is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._thread.join()
+        self._thread = None
 
     def __enter__(self) -> Emulator:
         """Start."""
