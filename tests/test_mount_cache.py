@@ -265,7 +265,7 @@ def kill_again_and_again(mounted: Mounted, times: int) -> None:
     check_all(mounted)
     mounted.unmount()
     left = [path for path in mounted.cache.rglob("*") if path.is_file()]
-    # A listing that was being written when the process was killed is removed later, like others' that are being written.
+    # A listing that was being written at a kill is removed later, like those that others are writing.
     assert len([path for path in left if path.name.startswith(".new")]) <= times
     assert not [path for path in left if path.name.startswith("tmp")]
 
