@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,11 +224,13 @@ def test_sighup_asks_rescale_again(mounted: Mounted, world: World, emulator: Emu
 
 
 @pytest.mark.mount
-def test_systemd_is_told_when_the_mount_answers(mount_of: Callable[..., Mounted], emulator: Emulator, tmp_path: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_systemd_is_told_when_the_mount_answers(mount_of: Callable[..., Mounted], emulator: Emulator) -> None:
     """READY=1 arrives once the mount answers, STOPPING=1 when it ends."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        address = tmp_path / "notify"
+    with (
+        tempfile.TemporaryDirectory() as directory,  # its name is short: a socket's has 107 bytes
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        address = Path(directory, "notify")
         manager.bind(str(address))
         manager.settimeout(END_S)
         mounted = mount_of(emulator, NOTIFY_SOCKET=str(address))

@@ -115,7 +115,7 @@ def test_nobody_but_root_may_look_into_the_process(mount_of: Mounting, emulator:
     assert mounted.process is not None
     limits = Path(f"/proc/{mounted.process.pid}/limits").read_text()
     assert "Max core file size        0                    0" in limits
-    assert Path(f"/proc/{mounted.process.pid}").stat().st_uid == 0
+    assert Path(f"/proc/{mounted.process.pid}/environ").stat().st_uid == 0
 
 
 def test_the_cache_is_its_owner_s_alone(mount_of: Mounting, emulator: Emulator) -> None:

@@ -93,8 +93,9 @@ def test_sigusr1_reaches_the_log_of_a_mount_in_the_background(home: Path, emulat
         (process,) = found.stdout.split()
         os.kill(int(process), signal.SIGUSR1)
         wait_for(lambda: "SIGUSR1: end\n" in log.read_text(), END_S, lambda: log.read_text())
-        assert os.readlink(f"/proc/{process}/fd/2") == os.devnull
-        assert os.readlink(f"/proc/{process}/cwd") == "/"
+        if os.geteuid() == 0:  # others may not look into the process
+            assert os.readlink(f"/proc/{process}/fd/2") == os.devnull
+            assert os.readlink(f"/proc/{process}/cwd") == "/"
         assert os.getsid(int(process)) == int(process)
     finally:
         assert rescalefs(home, "umount", str(point)).returncode == 0
