@@ -354,7 +354,7 @@ class Catalog:
                     tree = build_tree(files, [])
                     view = RunView(job_id, each, RunState.FINAL, tree, files, self._clock())
                     self._seen(view)
-                    self._known.keep(("view", job_id, each.id), self._finish(view, tree))
+                    self._known.keep(("view", job_id, each.id), self._show(self._finish(view, tree)))
 
         before = self._sweeps.looked_into(job_id, run, ended, is_missing)
         if not before:

@@ -19,6 +19,7 @@ from rescalefs.kept import Kept
 from rescalefs.listings import Listings
 from rescalefs.loader import Loader
 from rescalefs.reach import Reach
+from rescalefs.shown import Changed
 from rescalefs.stalls import Stalls
 from rescalefs.sweeps import Sweeps
 from rescalefs.transport import Transport
@@ -107,6 +108,7 @@ def catalog_of(
     reach: Reach | None = None,
     *,
     may_sweep: bool = True,
+    changed: Changed = lambda _job_id, _run_id, _replaced: None,
 ) -> Iterator[Catalog]:
     """Serve a catalog of *origin* that knows nothing but what is kept in *directory*; all its times are *clock*'s."""
     kept = Kept(directory, wall_clock=clock.now)
@@ -117,6 +119,7 @@ def catalog_of(
             deadline_s=DEADLINE_S,
             listings=Listings(kept, "someone"),
             sweeps=Sweeps(client, sweeping, deadline_s=DEADLINE_S / 2, clock=clock.now) if may_sweep else None,
+            changed=changed,
             clock=clock.now,
             wall_clock=clock.now,
         )

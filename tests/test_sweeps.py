@@ -120,6 +120,22 @@ def test_a_sweep_is_kept_over_remounts_and_what_is_kept_is_not_swept(
         assert cost(lambda: find(catalog)) == {"jobs": 1, "runs": 1, "run_files": 3}
 
 
+def test_a_swept_run_that_shows_something_else_later_is_told(
+    world: World, emulator: Emulator, clock: ManualClock
+) -> None:
+    """Who remembers for long what a final run showed must hear of it, however the run was listed first."""
+    job = add_sweep(world, 8, 3)
+    told: list[tuple[str, str]] = []
+    with catalog_of(emulator.origin, clock, changed=lambda job_id, run_id, _: told.append((job_id, run_id))) as catalog:
+        find(catalog)
+        assert emulator.requests["job_files"] == 1
+        job.runs["7"].add_file("case/more", b"")
+        clock.advance(DAY_S + 1)
+        find(catalog)
+        assert told == [("Sweep", "7")]
+        assert not catalog.is_steady(catalog.view("Sweep", "7"))
+
+
 def test_many_who_ask_at_once_share_a_sweep(world: World, emulator: Emulator, catalog: Catalog, cost: Cost) -> None:
     """Sixteen that look into other runs while the job is listed wait for that listing."""
     add_sweep(world, 40, 60)
