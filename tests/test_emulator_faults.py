@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -21,6 +24,7 @@ from rescalefs.emulator.content import Generated
 from rescalefs.emulator.faults import Bucket
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
+from tests.conftest import wait_for
 from tests.emulated import BIG, DATA, LIVE, RUN, Client, id_of, make_world, run_of
 
 
@@ -280,3 +284,21 @@ def test_command_imports_no_aiohttp() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "pip install 'rescalefs[emulator]'" in done.stderr
+
+
+@pytest.mark.parametrize("more", [{}, {"stream_bytes_per_s": 10_000_000}], ids=["as a file", "in pieces"])
+def test_who_leaves_before_the_answer_begins_is_no_error(
+    emu: Emulator, more: dict[str, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that hangs up while it waits leaves nothing in the log, and the next one is served."""
+    emu.faults.add(endpoint="contents", latency_s=0.3, times=1, **more)
+    url = f"{emu.origin}/api/v2/files/{id_of(emu, 'big')}/contents/"
+    head = f"GET {urlsplit(url).path} HTTP/1.1\r\nHost: x\r\nAuthorization: Token {emu.key}\r\n\r\n"
+    with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        connection.sendall(head.encode())
+        wait_for(lambda: emu.requests["contents"] == 1, 20, lambda: "the request did not arrive")
+    wait_for(lambda: not emu.under_way, 20, lambda: "the answer is not given up")
+    assert "Error handling request" not in caplog.text
+    answer = requests.get(url, headers={"Authorization": f"Token {emu.key}"}, timeout=20)
+    assert answer.content == BIG.read(0, BIG.size)

@@ -41,11 +41,14 @@ async def deliver(
     in_pieces = answer.chunked or any(
         limit is not None for limit in (answer.bytes_per_s, answer.cut_after, answer.stall_after)
     )
-    if in_pieces:
-        return await _send_pieces(request, answer, sent)
-    path = answer.content.local_file()
-    if path is not None:
-        return await _send_file(request, answer, path, sent)
+    path = None if in_pieces else answer.content.local_file()
+    try:
+        if in_pieces:
+            return await _send_pieces(request, answer, sent)
+        if path is not None:
+            return await _send_file(request, answer, path, sent)
+    except ConnectionError:  # The client has gone before the answer began.
+        return web.Response()
     body, headers = answer.body(), dict(answer.headers)
     if accepts_gzip and headers.get("Content-Type") == JSON and len(body) >= GZIP_MIN_BYTES:
         body = await asyncio.to_thread(gzip.compress, body, GZIP_LEVEL)
