@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import signal
 import socket
 import struct
@@ -9,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -302,3 +306,26 @@ def test_who_leaves_before_the_answer_begins_is_no_error(
     assert "Error handling request" not in caplog.text
     answer = requests.get(url, headers={"Authorization": f"Token {emu.key}"}, timeout=20)
     assert answer.content == BIG.read(0, BIG.size)
+
+
+def test_a_connection_that_comes_while_the_emulator_ends_is_closed(world: World) -> None:
+    """Whatever is asked at that moment, nothing is left that a later test would be blamed for."""
+    for _ in range(5):
+        emulator = Emulator(world).start()
+        port = urlsplit(emulator.origin).port
+        is_over = threading.Event()
+
+        def connect(port: int | None = port, is_over: threading.Event = is_over) -> None:
+            while not is_over.is_set():
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port or 0)) as connection:
+                    connection.sendall(b"GET / HTTP/1.1\r\n")
+
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(4):
+                pool.submit(connect)
+            emulator.stop()
+            is_over.set()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gc.collect()
+        assert [str(each.message) for each in caught if each.category is ResourceWarning] == []

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ HOST = "127.0.0.1"
 _JWT = re.compile(r"ey[\w-]*\.[\w-]+\.[\w-]*")
 # Seconds that answers under way get when the emulator ends; stalled ones would wait for ever.
 SHUTDOWN_S = 0.05
+# Turns of the loop in which a connection is accepted: three.
+ACCEPTING_TURNS = 10
 # Endpoints whose bodies `stream_bytes_per_s` slows down: those that carry files.
 STREAMS = frozenset({"contents", "tail"})
 
@@ -159,14 +162,19 @@ class Emulator:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=SHUTDOWN_S)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, HOST, self._port).start()
-            self._port = runner.addresses[0][1]
-            self._started.set()
-            await self._stopping.wait()
-        finally:
-            await runner.cleanup()
+        with socket.create_server((HOST, self._port)) as listener:
+            await runner.setup()
+            try:
+                await web.SockSite(runner, listener).start()
+                self._port = runner.addresses[0][1]
+                self._started.set()
+                await self._stopping.wait()
+                # asyncio loses a connection, open, that it is accepting when its server closes.
+                self._loop.remove_reader(listener)
+                for _ in range(ACCEPTING_TURNS):
+                    await asyncio.sleep(0)
+            finally:
+                await runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.rel_url.raw_path
