@@ -270,3 +270,28 @@ def test_first_sums_tell_what_is_new_and_what_is_another() -> None:
     assert sums.note(3 * BLOCK_BYTES, two + three) == (True, 4 * BLOCK_BYTES)
     assert sums.note(BLOCK_BYTES, three + two)[0] is False
     assert sums.note(2 * BLOCK_BYTES, one) == (True, None)
+
+
+def test_a_hit_that_completes_a_file_waits_for_the_verdict(begin: Begin) -> None:
+    """Read from its end, all but its first bytes: what a fetch brings beyond its reader's wish completes it, too."""
+    source, (data, file) = source_of(SIZE), made(SIZE)
+    source.files[file.id] = changed(data, 0)
+    engine = begin(source)
+    handle = engine.open(file)
+    for start in reversed(range(MIB, SIZE, MIB)):
+        assert handle.read(start, MIB) == data[start : start + MIB]
+    source.held = lambda _id, at: 4 * BLOCK_BYTES <= at < MIB
+    assert handle.read(0, BLOCK_BYTES) == changed(data, 0)[:BLOCK_BYTES]  # nobody can know yet
+    follow, may_go_on = engine._verifier._follow, threading.Event()
+
+    def slowly(check: Check) -> None:
+        assert may_go_on.wait(LONG_S)
+        follow(check)
+
+    engine._verifier._follow = slowly  # type: ignore[method-assign]
+    source.let_go()
+    store = engine._store
+    wait_for(lambda: store.missing(handle.content.identity, 0, SIZE, SIZE) is None, LONG_S, lambda: "it does not come")
+    threading.Timer(0.2, may_go_on.set).start()
+    with pytest.raises(Corrupt, match="wrong"):
+        handle.read(BLOCK_BYTES, MIB - BLOCK_BYTES)

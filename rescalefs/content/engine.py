@@ -250,16 +250,14 @@ class ContentEngine:
                 cursor.ready = until
             if cursor.planned < content.size and cursor.until > cursor.planned:
                 self._fetcher.ahead(content, cursor)
-        if content.check is not None and content.check.verdict is None and (is_miss or end == content.size):
-            self._wait_for_verdict(content)
+        if is_miss or end == content.size or content.may_be_complete:
+            self._wait_for_verdict(content)  # it may be the last read that its reader needs
         if mismatches not in content.served or content.mismatches != mismatches:
             with content.lock:  # served counts from here on: a verdict comes before it or after it
-                is_now = content.mismatches == mismatches
-                if is_now:
+                if is_now := content.mismatches == mismatches:
                     content.served = (*content.served, mismatches)
             if not is_now:
-                # An error if somebody has read of it, else a second try.
-                return self.readinto(handle, content, offset, buffer)
+                return self.readinto(handle, content, offset, buffer)  # an error if it was served before
         if self._must_be_verified(content):
             return self.readinto(handle, content, offset, buffer)  # some of it has come anew
 
@@ -303,7 +301,9 @@ class ContentEngine:
         """If all blocks not looked at are here, wait until they are known to be right or wrong, or to have gone."""
         while (check := content.check) is not None and check.verdict is None:
             if not content.has_all:
-                if self._store.missing(content.identity, check.at, content.size, content.size) is not None:
+                done = content.done
+                if not self._store.has_all(content.identity, check.at, content.size):
+                    content.looked_at = done
                     return
                 content.has_all = True
                 if self._cache.is_verified(content.identity, content.size):

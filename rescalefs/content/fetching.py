@@ -339,12 +339,15 @@ class Fetcher:
                 self._on_change(content, mismatches)
             if fetch.is_unwanted:
                 return
+        with content.lock:
+            content.begun += 1
         self._store.write(content.identity, start, data, content.size)
         if is_verified:
             self._store.disk.mark_verified(content.identity, content.size)
         with self._lock:
             self.fetched_bytes += len(data)
         with content.lock:
+            content.done += 1
             check = content.check
             fetch.position = end
             for wait in content.waits:

@@ -71,6 +71,8 @@ class Content:
         self.mismatches = 0  # how often its bytes proved to be wrong
         self.served: tuple[int, ...] = ()  # the mismatches that there were when somebody was served bytes
         self.has_all = False  # all blocks were here at some time
+        self.begun = self.done = 0  # deliveries to the store; a read may find the bytes before its delivery is done
+        self.looked_at = 0  # how many were done when not all blocks were here
         self.users = 0
         self.check: Check | None = None  # of a large file that has a checksum
         self.first = FirstSums(file.size)
@@ -94,6 +96,14 @@ class Content:
         if check is not None and new_at is not None and (new_at < check.at or check.verdict is not None):
             self.check_anew()  # it was here from before, and nobody knows as what
         return is_same
+
+    @property
+    def may_be_complete(self) -> bool:
+        """Tell whether blocks have come, or are just coming, since it was last seen that some are not here.
+
+        A hit, too, may complete what its reader asked for: one fetch brings the bytes of several reads.
+        """
+        return self.looked_at != self.begun
 
     def is_coming(self, start: int, end: int) -> bool:
         """Tell whether something of the bytes in [start, end) is on its way."""

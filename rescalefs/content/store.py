@@ -82,6 +82,15 @@ class Store:
         length = next((n for n, block in enumerate(gaps) if block != gaps[0] + n), len(gaps))
         return gaps[0] * BLOCK_BYTES, min(run[1], (gaps[0] + length) * BLOCK_BYTES)
 
+    def has_all(self, identity: str, start: int, content_bytes: int) -> bool:
+        """Tell whether all of a content from offset *start* on is here; it ends at the first gap."""
+        while start < content_bytes:
+            until = min(content_bytes, (start // SEGMENT_BYTES + 1) * SEGMENT_BYTES)
+            if self.missing(identity, start, until, content_bytes) is not None:
+                return False
+            start = until
+        return True
+
     def drop(self, identity: str, content_bytes: int) -> None:
         """Forget a content."""
         self.disk.drop(identity, content_bytes)
