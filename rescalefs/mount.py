@@ -53,8 +53,8 @@ log = logging.getLogger(__name__)
 
 # Listings, states and acts in flight; each waits for the API, none computes.
 METADATA_THREADS = 16
-# Live files fetched side by side; the budget for them is 2 a second.
-LIVE_THREADS = 8
+# Live files fetched side by side, and those of one run, which stand still together; the budget for them is 2 a second.
+LIVE_THREADS, LIVE_THREADS_OF_RUN = 16, 6
 # Jobs whose runs are listed all at once.
 SWEEP_THREADS = 2
 # How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
@@ -131,7 +131,7 @@ class Mount:
         )
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
-        self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
+        self._live_loader = Loader("live", LIVE_THREADS, deadline_s, LIVE_THREADS_OF_RUN)
         # Half of the time: a caller that has waited in vain lists its own run with what is left.
         self._sweep_loader = Loader("sweeps", SWEEP_THREADS, deadline_s / 2)
         listings = Listings(kept, name)

@@ -17,9 +17,16 @@ from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
 from rescalefs.content.segment import BLOCK_BYTES
 from rescalefs.content.verify import Verifier
+from rescalefs.emulator.clock import ManualClock
+from rescalefs.emulator.server import Emulator
+from rescalefs.emulator.world import World
 from rescalefs.errors import DeadlineExceeded, Repeated, Unavailable
+from rescalefs.follow import SILENT_FILES, Follower
+from rescalefs.patience import MAX_SILENCE_S
+from rescalefs.tailing import LiveKey
 from rescalefs.timing import within
 from tests.faulty_source import LONG_S, FaultySource, FaultyStream, remote
+from tests.stack import client_of, loader
 from tests.test_engine import LIMIT, made
 
 MIB = 1 << 20
@@ -180,3 +187,64 @@ def test_many_files_of_another_size_do_not_wait_for_each_other(tmp_path: Path) -
         for file in wrong:
             with closing(engine.open(file)) as handle:
                 assert handle.read(0, 10_000) == files[file.id]
+
+
+# ---- live files ----
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[tuple[Emulator, ManualClock, Follower]]:
+    """A follower of an emulated live run with ten files; retries move the clock."""
+    clock = ManualClock()
+    world = World(clock=clock)
+    world.add_job("LiveR").add_run(live={f"f{number}": b"%d" % number for number in range(10)})
+    with Emulator(world) as emulator, client_of(emulator.origin, clock) as client, loader() as running:
+        yield emulator, clock, Follower(client, running, lambda: tmp_path, clock=clock.now)
+
+
+def live_file(number: int) -> LiveKey:
+    return LiveKey("LiveR", "1", f"f{number}")
+
+
+def test_a_run_of_which_nothing_comes_is_not_waited_for_file_by_file(
+    live: tuple[Emulator, ManualClock, Follower],
+) -> None:
+    """As `ls -l` goes through it: two files are asked for, the others fail at once; later all are there."""
+    emulator, clock, follower = live
+    fault = emulator.faults.add(endpoint="tail", status=503)
+    for number in range(SILENT_FILES):
+        with pytest.raises(Unavailable):
+            follower.file(live_file(number)).size()
+    hits = fault.hits
+    for number in range(SILENT_FILES, 10):
+        with pytest.raises(Repeated):
+            follower.file(live_file(number)).size()
+    assert fault.hits == hits
+
+    emulator.faults.clear()
+    clock.advance(MAX_SILENCE_S)
+    assert [follower.file(live_file(number)).size() for number in range(10)] == [1] * 10
+
+
+def test_a_file_that_does_not_come_says_nothing_of_others_that_do(live: tuple[Emulator, ManualClock, Follower]) -> None:
+    """Every other one fails: each is asked for."""
+    emulator, _, follower = live
+    emulator.faults.add(endpoint="tail", path="f[13579]", status=503)
+    for number in range(10):
+        if number % 2:
+            with pytest.raises(Unavailable):
+                follower.file(live_file(number)).size()
+        else:
+            assert follower.file(live_file(number)).size() == 1
+
+
+def test_one_file_that_is_asked_for_again_and_again_says_nothing_of_others(
+    live: tuple[Emulator, ManualClock, Follower],
+) -> None:
+    """It may be the file: only another one that fails, too, makes it the run."""
+    emulator, _, follower = live
+    emulator.faults.add(endpoint="tail", path="f1", status=503)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            follower.file(live_file(1)).size()
+    assert follower.file(live_file(2)).size() == 1

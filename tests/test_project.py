@@ -53,6 +53,7 @@ ROWS = [
         "loader",
         "credentials",
         "notify",
+        "patience",
         "reach",
         "spool",
         "stalls",

@@ -210,7 +210,7 @@ class ContentEngine:
         is_miss = not self._store.readinto(content.identity, offset, buffer, content.size)
         self._counts["misses" if is_miss else "hits"] += 1
         if is_miss:
-            with handle.patience():
+            with handle.patience.waiting():
                 self._wait_for(content, cursor, offset, buffer)
         else:
             if (until := min(content.size, cursor.disk_until)) > cursor.ready:
