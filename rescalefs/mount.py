@@ -45,7 +45,7 @@ from rescalefs.reach import Reach
 from rescalefs.rooms import Rooms
 from rescalefs.stalls import STALL_S, Stalls
 from rescalefs.sweeps import Sweeps
-from rescalefs.system import raise_descriptor_limit
+from rescalefs.system import raise_descriptor_limit, share_heaps
 from rescalefs.timing import Clock
 from rescalefs.transport import Transport
 
@@ -263,6 +263,7 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     Raises:
         NoFuse: the mount could not be made.
     """
+    share_heaps()
     mount = Mount(settings, account, owner)
     end = End()
 
