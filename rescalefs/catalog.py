@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rescalefs.client import Client
-from rescalefs.errors import NotFound, Offline, RescaleError
+from rescalefs.errors import NotFound, Offline, RescaleError, Unavailable
 from rescalefs.finality import GIVEN_UP_AFTER_S, ended_for_s, is_final, is_long_over
 from rescalefs.kept import Kept
 from rescalefs.known import FOR_EVER_S, Answer, Known, Lifetimes
@@ -260,8 +260,21 @@ class Catalog:
             return view
         state = self._state(job_id, run)
         what = f"the files of run {run_id} of job {job_id}"
-        view = self._ask(key, lambda: self._show(self._find_files(job_id, run, state)), what)
-        return view
+
+        def ask() -> RunView:
+            view: RunView = self._ask(key, lambda: self._show(self._find_files(job_id, run, state)), what)
+            return view
+
+        try:
+            return ask()
+        except Unavailable:
+            if state is not RunState.LIVE:
+                raise
+            # It may have ended since it was seen last.
+            self._known.drop(("runs", job_id))
+            self._known.drop(("status", job_id))
+            is_live = self._state(job_id, self.run(job_id, run_id)) is RunState.LIVE
+            return ask() if is_live else self.view(job_id, run_id)
 
     def is_steady(self, view: RunView) -> bool:
         """Tell whether a view is final, and nobody can remember that the run showed anything else in this mount."""

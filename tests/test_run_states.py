@@ -289,6 +289,32 @@ def test_a_live_view_that_fails_from_the_start_is_an_error_for_a_minute(
     assert catalog.state("LiveR", "1") is RunState.LIVE
 
 
+@pytest.mark.parametrize("fails", FAILS, ids=str)
+def test_a_live_view_that_fails_once_is_asked_again(
+    fails: dict[str, Any], live_run: Run, emulator: Emulator, catalog: Catalog, cost: Cost
+) -> None:
+    """After a look at whether the run has ended since."""
+    catalog.runs("LiveR")
+    emulator.faults.add(endpoint="directory_contents", times=1, **fails)
+    asked = cost(lambda: catalog.view("LiveR", "1"))
+
+    assert paths(catalog.view("LiveR", "1")) == {"log", "case/U", *OUTPUTS}
+    assert asked == {"directory_contents": 2, "runs": 1, "statuses": 1, "run_files": 1}
+
+
+def test_a_live_view_that_fails_because_the_run_has_ended_is_no_error(
+    live_run: Run, emulator: Emulator, catalog: Catalog
+) -> None:
+    """However new what is known of the run is."""
+    emulator.habits.dead_live = 500
+    assert catalog.state("LiveR", "1") is RunState.LIVE
+    live_run.finish()
+
+    view = catalog.view("LiveR", "1")
+
+    assert (view.state, paths(view)) == (RunState.SETTLING, {"log", "case/U", *OUTPUTS})
+
+
 def test_a_live_view_that_fails_long_after_it_was_seen_is_an_error_too(
     live_run: Run, emulator: Emulator, catalog: Catalog, clock: ManualClock
 ) -> None:
