@@ -157,6 +157,13 @@ def cool(path: Path) -> None:
             os.close(descriptor)
 
 
+def forget_names() -> None:
+    """Have the kernel forget names and attributes of everything, so that a disk begins like a new mount; as root."""
+    os.sync()  # what is to be written stays
+    with contextlib.suppress(PermissionError):
+        Path("/proc/sys/vm/drop_caches").write_text("2", encoding="ascii")
+
+
 def rescalefs(home: Path, origin: Origin, binding: str, *, has_budget: bool) -> Mount:
     """Return a mount of the API; *has_budget* is False to send requests unpaced."""
 

@@ -14,6 +14,9 @@ from typing import NamedTuple, Protocol
 from rescalefs.control import ActKey, Controls, check_payload
 from rescalefs.errors import NotFound, ReadOnly
 
+# A directory is for everybody to read, and nobody to write.
+DIRECTORY_MODE = stat.S_IFDIR | 0o555
+
 
 class Attributes(NamedTuple):
     """What stat tells: mode with the kind's bits, size in bytes, time in nanoseconds since the epoch.
@@ -86,7 +89,7 @@ class Directory(Node):
     modified_ns: int = 0
 
     def attributes(self) -> Attributes:
-        """A directory is for everybody to read, and nobody to write."""
+        """Nothing is known of it but a time."""
         return directory_attributes(self.modified_ns)
 
     @abstractmethod
@@ -332,4 +335,4 @@ def refresh_file(refresh: Callable[[], None], modified_ns: int) -> Command:
 
 def directory_attributes(modified_ns: int, *, lasts: bool = False) -> Attributes:
     """Return the attributes of every directory in the mount."""
-    return Attributes(stat.S_IFDIR | 0o555, 0, modified_ns, lasts)
+    return Attributes(DIRECTORY_MODE, 0, modified_ns, lasts)

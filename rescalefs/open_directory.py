@@ -10,6 +10,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from rescalefs.kernel import KernelMemory
+from rescalefs.looks import Told
 from rescalefs.nodes import Attributes, Entry
 
 # As many as fit into the kernel's largest buffer, about.
@@ -35,13 +36,11 @@ class OpenDirectory(NamedTuple):
     entries: Sequence[Entry]
     generation: int  # of the kernel's memory, at that moment
 
-    def dirents(
-        self, offset: int, kernel: KernelMemory, sharing: Mapping[str, object], *, has_attributes: bool
-    ) -> list[Dirent]:
+    def dirents(self, offset: int, kernel: KernelMemory, sharing: Mapping[str, object], told: Told) -> list[Dirent]:
         """Return some entries, from number *offset* on; none at the end.
 
-        With *has_attributes* the kernel takes along what stat tells. It is told no size that is not known, or is not
-        certain any more, nor that of a file in *sharing*, for which stat may tell another.
+        The kernel takes along what stat tells of those that *told* says. It is told no size that is not known, or is
+        not certain any more, nor that of a file in *sharing*, for which stat may tell another.
         """
         base, here, entries, generation = self
         dirents: list[Dirent] = []
@@ -49,17 +48,31 @@ class OpenDirectory(NamedTuple):
             above = inode_of(os.path.dirname(base) or "/")
             dirents = [(b".", inode_of(base or "/"), here.mode, None, 0), (b"..", above, stat.S_IFDIR, None, 0)]
         start = max(0, offset - _DOTS)
+        stop = start + _AT_ONCE - len(dirents)
         place = f"{base}/".encode(errors="surrogateescape")
-        is_certain = has_attributes and generation == kernel.generation
-        for name, mode, size, modified_ns, lasts in entries[start : start + _AT_ONCE - len(dirents)]:
-            shown = name.encode(errors="surrogateescape")
+        is_certain = told is not Told.NAMES and generation == kernel.generation
+        has_files = told is not Told.DIRECTORIES
+        for name, mode, size, modified_ns, lasts in entries[start:stop]:
+            shown = name.encode("utf-8", "surrogateescape")
             inode = max(2, xxh3_64_intdigest(place + shown) & _INODE_BITS)
-            if not is_certain or (sharing and f"{base}/{name}" in sharing):
-                size = None
-            elif size is not None and not lasts:
-                if kernel.has_room:
-                    kernel.told(f"{base}/{name}")
-                else:
+            if size is not None:
+                if not is_certain or not (has_files or stat.S_ISDIR(mode)) or (sharing and f"{base}/{name}" in sharing):
                     size = None
+                elif not lasts:
+                    if kernel.has_room:
+                        kernel.told(f"{base}/{name}")
+                    else:
+                        size = None
             dirents.append((shown, inode, mode, size, modified_ns))
+        if told is Told.ALL_BUT_ONE and stop >= len(entries):
+            _withhold_one(dirents)
         return dirents
+
+
+def _withhold_one(dirents: list[Dirent]) -> None:
+    """Tell the last file by its name alone."""
+    for number in reversed(range(len(dirents))):
+        name, inode, mode, _, modified_ns = dirents[number]
+        if stat.S_ISREG(mode):
+            dirents[number] = (name, inode, mode, None, modified_ns)
+            return

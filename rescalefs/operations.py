@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 import threading
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from cachetools import LRUCache
 
 from rescalefs import errors
 from rescalefs.kernel import Calls, KernelMemory
+from rescalefs.looks import Looks, Told
 from rescalefs.names import MAX_NAME_BYTES
 from rescalefs.namespace import Namespace
 from rescalefs.nodes import Directory, File, Handle, Link, Node
@@ -107,6 +109,7 @@ class Operations:
     ) -> None:
         self._namespace = namespace
         self._kernel = kernel
+        self._looks = Looks()
         self._cache_directory = cache_directory
         self._metadata_deadline_s = metadata_deadline_s
         self._data_deadline_s = data_deadline_s
@@ -159,6 +162,8 @@ class Operations:
             size, lasts = longest, lasts and longest == size
         if not lasts or generation != self._kernel.generation:
             self._kernel.told(path)
+        if stat.S_ISREG(mode):
+            self._looks.looked(path)
         return inode_of(path), mode, size, modified_ns
 
     def readlink(self, path: str) -> str:
@@ -187,7 +192,10 @@ class Operations:
         """Return some entries, from number *offset* on, with what stat tells or without; none at the end."""
         with self._lock:
             listing = self._listings[fh]
-        return listing.dirents(offset, self._kernel, self._sharing, has_attributes=has_attributes)
+        told = Told.NAMES
+        if has_attributes:
+            told = self._looks.told(listing.path, len(listing.entries), is_start=offset == 0)
+        return listing.dirents(offset, self._kernel, self._sharing, told)
 
     def releasedir(self, path: str, fh: int) -> int:
         """Drop an open directory."""

@@ -9,7 +9,7 @@ from typing import overload
 from rescalefs.catalog import RunState, RunView
 from rescalefs.errors import NotFound
 from rescalefs.models import RemoteFile
-from rescalefs.nodes import Attributes, Directory, Entry, Node, directory_attributes
+from rescalefs.nodes import DIRECTORY_MODE, Attributes, Directory, Entry, Node, directory_attributes
 from rescalefs.outputs import FILE_MODE, EndingOutput, LiveOutput, OutputFile
 from rescalefs.rooms import Rooms
 from rescalefs.tailing import LiveKey
@@ -50,9 +50,21 @@ class OutputDirectory(Directory):
 
     def entries(self) -> Iterable[Entry]:
         """Return all entries; those of a final run as a sequence."""
-        entry = partial(self._entry, is_followed=self._followed())
+        entries = partial(self._entries, is_followed=self._followed())
         is_final = self._view.state is RunState.FINAL
-        return _Entries(self._branch, entry) if is_final else map(entry, self._branch.lines())
+        return _Entries(self._branch, entries) if is_final else entries(self._branch.lines())
+
+    def _entries(self, lines: Iterable[Line], *, is_followed: bool) -> list[Entry]:
+        """Return lines of this directory; where each is as the tree has it, by the hundred thousand."""
+        if is_followed or self._view.state is not RunState.FINAL or self._rooms.engine.other_sizes:
+            return [self._entry(line, is_followed=is_followed) for line in lines]
+        otherwise_ns = self._otherwise_ns
+        return [
+            Entry(name, DIRECTORY_MODE, 0, modified_ns or otherwise_ns, True)
+            if is_directory
+            else Entry(name, FILE_MODE, size, modified_ns, True)
+            for name, is_directory, size, modified_ns in lines
+        ]
 
     def _followed(self) -> bool:
         """Tell whether somebody has a live file of the run open, which is not what is listed for it."""
@@ -96,9 +108,9 @@ class OutputDirectory(Directory):
 class _Entries(Sequence[Entry]):
     """The lines of one directory of a final run, made when they are asked for."""
 
-    def __init__(self, branch: Tree, entry: Callable[[Line], Entry]) -> None:
+    def __init__(self, branch: Tree, entries: Callable[[Iterable[Line]], list[Entry]]) -> None:
         self._branch = branch
-        self._entry = entry
+        self._entries = entries
 
     def __len__(self) -> int:
         return len(self._branch.entries)
@@ -110,4 +122,4 @@ class _Entries(Sequence[Entry]):
     def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
         if isinstance(index, int):
             return self[index : index + 1][0]
-        return [self._entry(line) for line in self._branch.lines(index.start or 0, index.stop)]
+        return self._entries(self._branch.lines(index.start or 0, index.stop))

@@ -6,7 +6,7 @@
     heap        names, ids, checksums, and paths where these are not told by the names
 
 Files are made into objects when they are asked for. The bytes are what is kept on disk, too.
-Threads: any; nothing changes once made.
+Threads: any; nothing that is told changes once made.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ class PackedTree:
             raise ValueError("not a packed tree")
         self._view = view
         self.data = data
+        # Names are looked up in order, most often: this is the next. No lock: any other number is as true.
+        self._guess = 0
         self.file_count = entries - (directories - 1)
 
     @property
@@ -128,30 +130,31 @@ class PackedTree:
 
     def lines(self, first: int, count: int) -> Iterator[Line]:
         """Yield entries as a listing needs them: nothing is made of them but their names."""
-        return map(self.line, self.records(first, count))
+        view, heap_at = self._view, self._heap_at
+        for start, size, modified_ns, _, _, length, _, _, _, flags in self.records(first, count):
+            at = heap_at + start
+            name = str(view[at : at + length], "utf-8")
+            if flags & _IS_DIRECTORY:
+                yield name, True, 0, self.directory(size)[2]
+            else:
+                yield name, False, size, modified_ns
 
-    def line(self, record: Record) -> Line:
-        """Return an entry as a listing needs it."""
-        start, size, modified_ns, _, _, length, _, _, _, flags = record
-        at = self._heap_at + start
-        name = str(self._view[at : at + length], "utf-8")
-        if flags & _IS_DIRECTORY:
-            return name, True, 0, self.directory(size)[2]
-        return name, False, size, modified_ns
-
-    def find(self, name: str, first: int, count: int) -> Record | None:
-        """Return the record of that name among *count* entries of one directory, by halving; None if there is none."""
+    def find(self, name: str, first: int, count: int) -> int | None:
+        """Return the number of the entry of that name among *count* of one directory, None if there is none."""
         wanted = name.encode(errors="surrogatepass")
         unpack, view, entries_at, heap_at = _NAME.unpack_from, self._view, self._entries_at, self._heap_at
         low, high = first, first + count
-        while low < high:  # the order of UTF-8 is that of its characters
+        middle = self._guess  # then by halving
+        if not low <= middle < high:
             middle = (low + high) // 2
+        while low < high:  # the order of UTF-8 is that of its characters
             start, length = unpack(view, entries_at + middle * _ENTRY.size)
             found = view[heap_at + start : heap_at + start + length].tobytes()
             if found == wanted:
-                record: Record = _ENTRY.unpack_from(view, entries_at + middle * _ENTRY.size)
-                return record
+                self._guess = middle + 1
+                return middle
             low, high = (middle + 1, high) if found < wanted else (low, middle)
+            middle = (low + high) // 2
         return None
 
     def entry(self, record: Record, place: str) -> tuple[str, RemoteFile | PackedBranch]:
@@ -214,8 +217,8 @@ class PackedBranch:
     def line(self, name: str) -> Line | None:
         """Return one entry as a listing needs it, None if there is none."""
         first, count, _ = self._tree.directory(self._number)
-        record = self._tree.find(name, first, count)
-        return None if record is None else self._tree.line(record)
+        number = self._tree.find(name, first, count)
+        return None if number is None else next(self._tree.lines(number, 1))
 
 
 class _Entries(Mapping[str, "RemoteFile | Tree"]):
@@ -225,10 +228,10 @@ class _Entries(Mapping[str, "RemoteFile | Tree"]):
         self._tree, self._first, self._count, self._place = tree, first, count, place
 
     def __getitem__(self, name: str) -> RemoteFile | Tree:
-        record = self._tree.find(name, self._first, self._count)
-        if record is None:
+        number = self._tree.find(name, self._first, self._count)
+        if number is None:
             raise KeyError(name)
-        return self._tree.entry(record, self._place)[1]
+        return self._tree.entry(next(self._tree.records(number, 1)), self._place)[1]
 
     def __len__(self) -> int:
         return self._count

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Callable
 from operator import itemgetter
 
 _NS = 1_000_000_000
@@ -41,18 +42,24 @@ class StatBytes:
             for part, value in (("tv_sec", _SECONDS), ("tv_nsec", _NANOSECONDS)):
                 field = getattr(kind, part)
                 places.append((start + field.offset, field.size, _TIME_CODES[field.size], value))
+        self.size = ctypes.sizeof(c_stat)
+        self._pack = self._packer(places)
+        self._in_order = itemgetter(*(value for *_, value in sorted(places)))
+        pack_kind = self._packer(places[:2])
+        is_inode_first = places[0] < places[1]
+        # The bytes of an inode number and a mode, with nothing but these: what a plain listing tells.
+        self.kind: Callable[[int, int], bytes] = (
+            pack_kind if is_inode_first else lambda inode, mode: pack_kind(mode, inode)
+        )
+        self._owner = (os.getuid(), os.getgid())
+
+    def _packer(self, places: list[tuple[int, int, str, int]]) -> Callable[..., bytes]:
+        """Return what makes the bytes of the fields at *places* from their values in the order of these."""
         form, end = "=", 0
         for offset, size, code, _ in sorted(places):
             form += f"{offset - end}x{code}"
             end = offset + size
-        self.size = ctypes.sizeof(c_stat)
-        self._pack = struct.Struct(f"{form}{self.size - end}x").pack
-        self._in_order = itemgetter(*(value for *_, value in sorted(places)))
-        self._owner = (os.getuid(), os.getgid())
-
-    def kind(self, inode: int, mode: int) -> bytes:
-        """Return the bytes with nothing but what a plain listing tells."""
-        return self._pack(*self._in_order((inode, mode, 0, 0, 0, 0, 0, 0, 0)))
+        return struct.Struct(f"{form}{self.size - end}x").pack
 
     def __call__(self, inode: int, mode: int, size: int, modified_ns: int) -> bytes:
         """Return the bytes; all three times are the one that is known."""

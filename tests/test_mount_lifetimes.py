@@ -91,6 +91,33 @@ def test_final_files_are_looked_at_again_without_the_process(binding: str, top: 
         assert len(FILES) <= questions < 3 * len(FILES)
 
 
+def test_listings_take_attributes_along_for_those_who_look(world: World, binding: str, mounted: Mounted) -> None:
+    """With libfuse3 `ls -lR` asks for a file of each directory, and `find` does not make the kernel remember files."""
+    directories, each = 20, 60
+    names = {f"{time:03}/field_{place}": b"%d" % place for time in range(directories) for place in range(each)}
+    tops = []
+    for job in ("ListA", "FindB", "ListC"):
+        world.add_job(job).add_run(finished=True, files=names)
+        tops.append(mounted.jobs / job / "runs/1")
+
+    def questions(command: str, top: Path) -> int:
+        found: list[str] = []
+        count = asked(mounted, lambda: found.append(sh(command, top)))["getattr"]
+        assert found[0].count("field_") == directories * each
+        return count
+
+    above = 40  # directories, and what the counting itself asks
+    for command, top, most in (
+        ("ls -lR .", tops[0], directories),
+        ("find . -type f", tops[1], 0),
+        ("ls -lR .", tops[2], directories + each),
+    ):
+        if binding == "fuse3":
+            assert questions(command, top) <= most + above
+        elif command.startswith("ls"):
+            assert questions(command, top) >= directories * each
+
+
 def test_what_may_change_is_asked_for_again_after_a_second(live: Run, mounted: Mounted) -> None:
     """A live file's size is honest within about a second of being known, whoever was told another."""
     path = mounted.jobs / "LiveR/runs/1/log"

@@ -47,6 +47,7 @@ ROWS = [
         "kept",
         "kernel",
         "known",
+        "looks",
         "names",
         "dump",
         "log",

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.bench import NEAR_LATENCY_S, Bench, most
 from benchmarks.checks import Outcome
 from benchmarks.files import WIDE
-from benchmarks.mounts import Mount
+from benchmarks.mounts import Mount, forget_names
 from benchmarks.readers import Failed, read, run
 
 MB = 1_000_000
@@ -80,7 +80,9 @@ def looks(bench: Bench, row: Outcome) -> None:
     with bench.mounted() as mount:
         run("ls", "-l", mount.file(name).parent)
         ours = row.figure("rescalefs", [mean(mount.file(name)) for _ in range(bench.repeat)])
-    native = row.figure("disk", bench.once("looks native", lambda: mean(_on_disk(bench).parent / name)))
+    native = row.figure(
+        "disk", bench.once("looks native", lambda: mean(_on_disk(bench) / Path(name).relative_to(WIDE)))
+    )
     if bench.binding == "mfusepy":
         row.at_most("time, by the disk's", ours / native, 1.3)
 
@@ -109,7 +111,13 @@ def _beside_disk(bench: Bench, row: Outcome, key: str, measure: object) -> float
             mount.remount()
             run("ls", _place(mount))  # the listing comes from disk
             samples.append(measure(bench, mount))
-    native = bench.once(f"{key} native", lambda: measure(bench, None))
+
+    def natively() -> float:
+        _on_disk(bench)
+        forget_names()
+        return float(measure(bench, None))
+
+    native = bench.once(f"{key} native", natively)
     return row.figure("rescalefs", samples) / row.figure("disk", native)
 
 
@@ -118,11 +126,11 @@ def _place(mount: Mount) -> Path:
 
 
 def _on_disk(bench: Bench) -> Path:
-    """Return the same tree on disk, with empty files, made when first asked for."""
-    top = bench.root / "native" / WIDE
+    """Return the same tree on disk, with empty files, made when first asked for; as deep as it is in a mount."""
+    top = bench.root / "native/disk/jobs" / WIDE / "runs/1"
     if not top.exists():
         for name in bench.sizes.wide_names:
-            path = bench.root / "native" / name
+            path = top / Path(name).relative_to(WIDE)
             if not path.parent.exists():
                 path.parent.mkdir(parents=True)
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o444))
