@@ -147,6 +147,15 @@ def test_an_unknown_option_is_a_usage_error(home: Path) -> None:
     assert rescalefs(home, "mount", "--cache-size", "much", str(home / "rescale")).returncode == 2
 
 
+@pytest.mark.parametrize(("option", "value"), [("--port", "65536"), ("--latency", "-1"), ("--stream-rate", "0")])
+def test_the_emulator_refuses_numbers_that_mean_nothing(home: Path, option: str, value: str) -> None:
+    """A usage error, not a traceback or a server that does something else."""
+    done = rescalefs(home, "emulator", "--port", "0", option, value)
+
+    assert done.returncode == 2
+    assert f"Invalid value for '{option}'" in done.stderr
+
+
 def test_umount_where_nothing_is_mounted(home: Path) -> None:
     """There is nothing to leave."""
     assert failure(rescalefs(home, "umount", str(home / "rescale")))[0] == 7
