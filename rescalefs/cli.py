@@ -186,16 +186,18 @@ def mount_command(
         fuse_options=fuse_options,
         rates=dict(rates),
     )
+    file = Path(os.path.abspath(log_file or platformdirs.user_state_path("rescalefs") / "rescalefs.log"))
     loaded = _check_fuse(settings, binding)
+    _keep_outside(settings, settings.cache_directory, "--cache-dir")
     _check_cache(settings)
     account = named_account(key_file, api_url, profile)
     owner = _owner_of(account, settings)
     if foreground:
         log.set_up(log_level, None, os.environ)
         _serve(settings, account, owner, loaded, lambda: None)
-    file = log_file or platformdirs.user_state_path("rescalefs") / "rescalefs.log"
+    _keep_outside(settings, file, "--log-file")
     try:
-        log.set_up(log_level, Path(os.path.abspath(file)), os.environ)
+        log.set_up(log_level, file, os.environ)
     except OSError as error:
         raise Failure(f"cannot write the log file {file}: {error.strerror}", Exit.CACHE) from None
 
@@ -230,6 +232,12 @@ def _check_fuse(settings: Settings, binding: str) -> Binding:
         raise Failure(str(error), Exit.MOUNT_POINT) from None
     except NoFuse as error:
         raise Failure(str(error), Exit.FUSE) from None
+
+
+def _keep_outside(settings: Settings, path: Path, option: str) -> None:
+    """Refuse a path that the mount itself would cover: the mount would wait for itself, for ever."""
+    if Path(os.path.realpath(path)).is_relative_to(settings.mount_point):
+        raise Failure(f"{path} is inside the mount point: choose another place with {option}", Exit.CACHE)
 
 
 def _check_cache(settings: Settings) -> None:

@@ -133,6 +133,18 @@ def test_a_mount_point_that_is_a_file(home: Path) -> None:
     assert failure(rescalefs(home, "mount", str(home / "file")))[0] == 5
 
 
+@pytest.mark.parametrize("option", ["--cache-dir", "--log-file"])
+def test_a_mount_does_not_cover_its_own_files(home: Path, emulator: Emulator, option: str) -> None:
+    """A cache or a log below the mount point, over a link too, would make the mount wait for itself."""
+    (home / "link").symlink_to(home / "rescale")
+    done = rescalefs(home, "mount", option, str(home / "link/own"), str(home / "rescale"), **access(emulator))
+
+    code, sentence = failure(done)
+    assert code == 8
+    assert option in sentence
+    assert os.listdir(home / "rescale") == []
+
+
 def test_a_cache_directory_that_cannot_be(home: Path) -> None:
     """A cache directory below a file is refused before anything is asked."""
     (home / "file").touch()
