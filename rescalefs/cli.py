@@ -175,7 +175,7 @@ def mount_command(
     read_only = bool(fuse_options.pop("ro", False)) or read_only
     allow_other = bool(fuse_options.pop("allow_other", False)) or allow_other
     settings = Settings(
-        mount_point=Path(os.path.abspath(mount_point)),
+        mount_point=system.place_of(mount_point),
         cache_directory=Path(os.path.abspath(cache_dir or platformdirs.user_cache_path("rescalefs"))),
         cache_bytes=cache_size,
         is_verified_first=verify == "first",
@@ -292,9 +292,10 @@ def umount_command(mount_point: Path, lazy: bool) -> None:
     \b
     Example:  rescalefs umount ~/rescale
     """
-    path = Path(os.path.abspath(mount_point))
+    path = system.place_of(mount_point)
     if system.mounted_type(path) != system.FILE_SYSTEM_TYPE:
-        raise Failure(f"rescalefs is not mounted on {path}", Exit.MOUNTED)
+        point = system.mount_point_of(path)
+        raise Failure(f"rescalefs is not mounted on {path}" + (f", but on {point}" if point else ""), Exit.MOUNTED)
     try:
         system.unmount(path, is_lazy=lazy)
     except system.MountError as error:

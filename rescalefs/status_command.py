@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 
 import click
@@ -16,7 +15,7 @@ _WIDTH = 26
 
 
 @click.command("status")
-@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.argument("path", required=False, type=Path)
 def status_command(path: Path | None) -> None:
     """Show how the mount does that PATH is in, or how all of them do.
 
@@ -26,7 +25,7 @@ def status_command(path: Path | None) -> None:
     if path is None:
         points = sorted({entry.mount_point for entry in system.mounts() if entry.type == system.FILE_SYSTEM_TYPE})
     else:
-        point = system.mount_point_of(Path(os.path.abspath(path)))
+        point = system.mount_point_of(system.place_of(path))
         points = [] if point is None else [point]
     if not points:
         where = "nothing is mounted" if path is None else f"{path} is not in a mount of rescalefs"

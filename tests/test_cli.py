@@ -202,6 +202,63 @@ def test_a_mount_in_the_background(home: Path, emulator: Emulator, world: World,
     wait_for(lambda: not processes_of(point), END_S, lambda: f"still there: {processes_of(point)}")
 
 
+@pytest.mark.mount
+def test_a_mount_point_over_a_link(home: Path, emulator: Emulator, world: World, binding: str) -> None:
+    """It is mounted, seen and left where the link leads."""
+    (home / "link").symlink_to(home / "rescale")
+    words = ("mount", "--binding", binding, str(home / "link"))
+    done = rescalefs(home, *words, **access(emulator))
+    try:
+        assert done.returncode == 0, done.stderr
+        assert rescalefs(home, "status", str(home / "link/jobs")).stdout.startswith(f"{home / 'rescale'}\n")
+        assert failure(rescalefs(home, *words, **access(emulator)))[0] == 7
+    finally:
+        left = rescalefs(home, "umount", str(home / "link"))
+    assert left.returncode == 0, left.stderr
+    assert os.listdir(home / "rescale") == []
+
+
+@pytest.mark.mount
+def test_a_mount_point_in_a_mount(home: Path, mounted: Mounted) -> None:
+    """Neither a directory of a mount nor a new one in it can be mounted on; umount tells where the mount is."""
+    for place in (mounted.jobs, mounted.path / "new"):
+        code, sentence = failure(rescalefs(home, "mount", str(place), **access(mounted.emulator)))
+        assert (code, f"is in the mount of rescalefs on {mounted.path}" in sentence) == (5, True)
+    code, sentence = failure(rescalefs(home, "umount", str(mounted.jobs)))
+    assert code == 7
+    assert sentence.endswith(f"but on {mounted.path}")
+
+
+@pytest.mark.mount
+def test_a_mount_over_what_is_there(home: Path, emulator: Emulator, binding: str) -> None:
+    """`-o nonempty` does it, as the refusal of a filled mount point says."""
+    (home / "rescale/file").touch()
+    words = ("mount", "--binding", binding, str(home / "rescale"))
+    assert "-o nonempty" in failure(rescalefs(home, *words, **access(emulator)))[1]
+
+    done = rescalefs(home, *words, "-o", "nonempty", **access(emulator))
+    assert done.returncode == 0, done.stderr
+    assert rescalefs(home, "umount", str(home / "rescale")).returncode == 0
+    assert os.listdir(home / "rescale") == ["file"]
+
+
+@pytest.mark.mount
+def test_an_option_that_fuse_refuses(home: Path, emulator: Emulator, binding: str) -> None:
+    """One sentence after FUSE's own words, which name the option, and a line in the log; nothing is left."""
+    words = ("mount", "--binding", binding, "-o", "no_such_option", str(home / "rescale"))
+    done = rescalefs(home, *words, "--log-file", str(home / "log"), **access(emulator))
+
+    assert done.returncode == 6
+    assert [line for line in done.stderr.splitlines() if line.startswith("rescalefs: ")] == done.stderr.splitlines()[
+        -1:
+    ]
+    assert str(home / "log") in done.stderr
+    logged = (home / "log").read_text()
+    assert "no_such_option" in done.stderr + logged
+    assert "FUSE refused to mount" in logged
+    assert os.listdir(home / "rescale") == []
+
+
 def processes_of(point: Path) -> list[str]:
     """Return the command lines of processes that mount on *point*."""
     found = subprocess.run(["pgrep", "-af", f"rescalefs mount .*{point}"], capture_output=True, text=True).stdout
