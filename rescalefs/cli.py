@@ -204,8 +204,10 @@ def mount_command(
     def serve(ready: Callable[[], None]) -> None:
         mount.serve(settings, account, owner, loaded, ready)
 
-    if not mount.run_in_background(serve, _detach):
-        raise Failure(f"the mount did not come up; {file} may say why", Exit.FUSE)
+    try:
+        mount.run_in_background(serve, _detach)
+    except NoFuse as error:
+        raise Failure(f"{error}: the lines above, or {file}, say why", Exit.FUSE) from None
     click.echo(plain(f"{account.origin} is mounted on {settings.mount_point} (log: {file})"))
 
 
@@ -214,7 +216,7 @@ def _serve(settings: Settings, account: Account, owner: str, binding: Binding, o
     try:
         mount.serve(settings, account, owner, binding, on_ready)
     except NoFuse as error:
-        raise Failure(str(error), Exit.FUSE) from None
+        raise Failure(f"{error}: the lines above say why", Exit.FUSE) from None
     leave(0)
 
 
