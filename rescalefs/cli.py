@@ -307,9 +307,9 @@ def umount_command(mount_point: Path, lazy: bool) -> None:
 
 
 @main.command("refresh")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Path)
 def refresh_command(path: Path) -> None:
-    """Have a mount ask Rescale again about the run or the job that PATH is in, or about everything.
+    """Have a mount ask Rescale again. It asks about the run or the job that PATH is in, or about everything.
 
     \b
     Example:  rescalefs refresh ~/rescale/jobs/kWdRa
@@ -321,6 +321,8 @@ def refresh_command(path: Path) -> None:
     control = point / refresh_path(PurePosixPath(place.relative_to(point)))
     try:
         control.write_bytes(b"1\n")
+    except FileNotFoundError:
+        raise Failure(f"there is no {path}: no job or run of that id", 1) from None
     except OSError as error:
         raise Failure(f"{control} cannot be written: {error.strerror}", 1) from None
 

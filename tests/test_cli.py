@@ -377,3 +377,11 @@ def test_what_is_not_in_a_mount_is_not_refreshed(tmp_path: Path) -> None:
     code, sentence = failure(rescalefs(tmp_path, "refresh", str(tmp_path)))
 
     assert (code, "is not in a mount" in sentence) == (7, True)
+
+
+@pytest.mark.mount
+def test_what_is_not_there_is_not_refreshed(home: Path, mounted: Mounted) -> None:
+    """A job that does not exist is named."""
+    code, sentence = failure(rescalefs(home, "refresh", str(mounted.jobs / "NoJob")))
+
+    assert (code, f"there is no {mounted.jobs / 'NoJob'}" in sentence) == (1, True)

@@ -213,4 +213,7 @@ def test_warm_tells_what_could_not_be_fetched(world: World, mounted: Mounted, em
     assert first.endswith(r"out\nrescalefs: forged\x1b[2J: Input/output error")
     assert second == "rescalefs: not everything could be fetched (failures: 1)"
     assert (mounted.jobs / "AbCdE/runs/1/good").read_bytes() == b"good"
+    done = rescalefs(home, "warm", str(mounted.jobs / "NoJob"))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == f"rescalefs: {mounted.jobs / 'NoJob'}: No such file or directory"
     assert failure(rescalefs(home, "warm", str(home)))[0] == 7
