@@ -88,12 +88,12 @@ def main() -> None:
 
 
 @main.command("mount")
-@click.argument("mount_point", type=click.Path(path_type=Path))
+@click.argument("mount_point", type=Path)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
-@click.option("--key-file", type=click.Path(path_type=Path), help="File with the API key, mode 0600.")
+@click.option("--key-file", type=Path, help="File with the API key, mode 0600.")
 @click.option("--profile", help="Profile in Rescale's apiconfig file to take key and address from.")
 @click.option("--api-url", help="Address of the platform, such as https://eu.rescale.com.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where downloaded bytes are kept.")
+@click.option("--cache-dir", type=Path, help="Where downloaded bytes are kept.")
 @click.option(
     "--cache-size", type=_Size(), default=DEFAULT_CACHE_SIZE, show_default=True, help="Most bytes kept there."
 )
@@ -146,7 +146,7 @@ def main() -> None:
     show_default=True,
     help="Least important line that is logged.",
 )
-@click.option("--log-file", type=click.Path(path_type=Path), help="Log file of a mount in the background.")
+@click.option("--log-file", type=Path, help="Log file of a mount in the background.")
 def mount_command(
     mount_point: Path,
     foreground: bool,
@@ -286,7 +286,7 @@ def _detach() -> None:
 
 
 @main.command("umount")
-@click.argument("mount_point", type=click.Path(path_type=Path))
+@click.argument("mount_point", type=Path)
 @click.option("--lazy", is_flag=True, help="Detach now, end when the last open file is closed.")
 def umount_command(mount_point: Path, lazy: bool) -> None:
     """Leave the mount on MOUNT_POINT.
