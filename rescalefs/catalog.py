@@ -26,13 +26,14 @@ from rescalefs.finality import GIVEN_UP_AFTER_S, ended_for_s, is_final, is_long_
 from rescalefs.kept import Kept
 from rescalefs.known import FOR_EVER_S, Answer, Known, Lifetimes
 from rescalefs.listings import KeptTree, Listings, is_same
+from rescalefs.live_names import LiveNames
 from rescalefs.loader import Loader
 from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run, Status
 from rescalefs.packed import PackedFiles, PackedTree, pack
 from rescalefs.shown import Changed, Shown
 from rescalefs.sweeps import Sweeps
 from rescalefs.timing import Clock
-from rescalefs.tree import Branch, LivePath, Tree, build_tree
+from rescalefs.tree import Branch, Tree, build_tree
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -97,9 +98,10 @@ class Catalog:
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
         self._wall_clock = wall_clock
-        self._known = Known(clock, wall_clock)
+        self._known = Known(clock)
+        self._live_names = LiveNames(client, followed, self._lifetimes, deadline_s=deadline_s, clock=clock)
         self._lock = threading.Lock()  # guards the field below; nothing else is done under it
-        self._last_views: dict[tuple[str, str], tuple[RunView, float]] = {}
+        self._last_views: dict[tuple[str, str], RunView] = {}
 
     # ---- jobs ----
 
@@ -141,6 +143,7 @@ class Catalog:
         return self.status(job_id) in TERMINAL_STATUSES
 
     def _list_jobs(self) -> Answer:
+        refreshes = self._known.refreshes
         try:
             jobs = {job.id: job for job in self._client.jobs(self._deadline())}
         except Offline:
@@ -150,21 +153,22 @@ class Catalog:
             return Answer(kept, self._lifetimes.offline_s)
         self._listings.keep_jobs(jobs.values())
         for job in jobs.values():
-            self._learn_job(job)
+            self._learn_job(job, refreshes)
         return Answer(jobs, self._lifetimes.jobs_s)
 
     def _find_job(self, job_id: str) -> Answer:
+        refreshes = self._known.refreshes
         try:
             job = self._client.job(job_id, self._deadline())
         except NotFound as missing:
             return Answer(missing, self._lifetimes.miss_s)
-        self._learn_job(job)
+        self._learn_job(job, refreshes)
         return Answer(job, self._lifetimes.job_s)
 
-    def _learn_job(self, job: Job) -> None:
-        self._known.keep(("job", job.id), Answer(job, self._lifetimes.job_s))
+    def _learn_job(self, job: Job, refreshes: int) -> None:
+        self._known.keep(("job", job.id), Answer(job, self._lifetimes.job_s), refreshes)
         if job.status is not None:
-            self._known.keep(("status", job.id), Answer(job.status, self._lifetimes.status_s))
+            self._known.keep(("status", job.id), Answer(job.status, self._lifetimes.status_s), refreshes)
 
     def _find_status(self, job_id: str) -> Answer:
         return Answer(self._client.status(job_id, self._deadline()), self._lifetimes.status_s)
@@ -213,10 +217,11 @@ class Catalog:
 
     def _list_runs(self, job_id: str, is_over: bool) -> Answer:
         kept = self._listings.runs(job_id)
-        if kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id):
+        if kept is not None and kept.is_trusted:
             left_s = kept.confirmed_at_s + self._runs_lifetime_s(kept.runs, is_over) - self._wall_clock()
             if is_over and kept.is_over and left_s > 0:  # what was seen before the job was over may lack runs
                 return Answer(kept.runs, left_s)
+        asked_at_s = self._wall_clock()
         try:
             found = self._client.runs(job_id, self._deadline())
         except Offline:
@@ -224,7 +229,7 @@ class Catalog:
                 raise
             return Answer(kept.runs, self._lifetimes.offline_s)
         runs = {run.id: run for run in sorted(found, key=_order)}
-        self._listings.keep_runs(job_id, runs.values(), is_over=is_over)
+        self._listings.keep_runs(job_id, runs.values(), asked_at_s, is_over=is_over)
         return Answer(runs, self._runs_lifetime_s(runs, is_over))
 
     def _runs_lifetime_s(self, runs: Mapping[str, Run], is_over: bool) -> float:
@@ -258,8 +263,21 @@ class Catalog:
             return view
         state = self._state(job_id, run)
         what = f"the files of run {run_id} of job {job_id}"
-        view = self._ask(key, lambda: self._show(self._find_files(job_id, run, state)), what)
-        return view
+
+        def ask() -> RunView:
+            view: RunView = self._ask(key, lambda: self._show(self._find_files(job_id, run, state)), what)
+            return view
+
+        try:
+            return ask()
+        except Unavailable:
+            if state is not RunState.LIVE:
+                raise
+            # It may have ended since it was seen last.
+            self._known.drop(("runs", job_id))
+            self._known.drop(("status", job_id))
+            is_live = self._state(job_id, self.run(job_id, run_id)) is RunState.LIVE
+            return ask() if is_live else self.view(job_id, run_id)
 
     def is_steady(self, view: RunView) -> bool:
         """Tell whether a view is final, and nobody can remember that the run showed anything else in this mount."""
@@ -281,8 +299,10 @@ class Catalog:
 
     def _find_files(self, job_id: str, run: Run, state: RunState) -> Answer:
         """Return a run's files: a final one's from disk if they are there, and trusted or all there is."""
+        if state is not RunState.LIVE:
+            self._live_names.forget(job_id, run.id)
         kept = self._listings.tree(job_id, run) if run.completed_ns is not None else None
-        if kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id, run.id):
+        if kept is not None and kept.is_trusted:
             return Answer(_packed(job_id, run, kept.tree), FOR_EVER_S, len(kept.tree.data))
         try:
             return self._swept(job_id, run) or self._list_files(job_id, run, state, kept)
@@ -293,46 +313,37 @@ class Catalog:
 
     def _list_files(self, job_id: str, run: Run, state: RunState, kept: KeptTree | None) -> Answer:
         lifetimes, key = self._lifetimes, (job_id, run.id)
-        looked_at = self._clock()  # a live view that is slow to fail is not older for that
+        asked_at_s = self._wall_clock()
         with self._lock:
-            before, seen_at = self._last_views.get(key, (None, 0.0))
-        files = tuple(self._client.files(job_id, run.id, self._deadline()))
+            before = self._last_views.get(key)
         live_paths: list[str] = []
-        is_seen = True
-        if state is RunState.LIVE:
-            try:
-                live_paths = self._client.live_paths(job_id, run.id, self._deadline())
-            except (Unavailable, NotFound) as error:
-                # Not an empty run: the names seen last hold for one more lifetime, then the outputs stand alone.
-                log.info("%s", error)
-                if before is not None and looked_at - seen_at < 2 * lifetimes.live_s:
-                    live_paths = [leaf.path for leaf in before.root.leaves() if isinstance(leaf, LivePath)]
-                    is_seen = False
-                else:  # a file must not vanish under who follows it
-                    live_paths = list(self._followed(job_id, run.id))
-        elif state is RunState.SETTLING:
-            # Nor between the end and its upload.
+        if state is RunState.LIVE:  # before the outputs: what is uploaded meanwhile is in one of them at least
+            live_paths = self._live_names.paths(job_id, run.id)
+        elif state is RunState.SETTLING:  # a file must not vanish under who follows it, until its upload
             live_paths = list(self._followed(job_id, run.id))
+        files = tuple(self._client.files(job_id, run.id, self._deadline()))
         is_same = before is not None and before.state is not RunState.LIVE and set(before.files) == set(files)
         same_since = before.same_since if before is not None and is_same else self._clock()
         same_for_s = self._clock() - same_since if is_same else None
-        tree = build_tree(files, live_paths)
+        tree = build_tree(files)
         was_final = kept is not None and kept.has(tree)  # and is as it was then
         if state is RunState.SETTLING and (was_final or is_final(run, files, same_for_s, self._wall_clock())):
             state = RunState.FINAL
+        elif live_paths:
+            tree = build_tree(files, live_paths)
         view = RunView(job_id, run, state, tree, files, same_since)
         self._seen(view)
         if state is RunState.FINAL:
             with self._lock:
                 self._last_views.pop(key, None)  # nothing will be compared with it any more
-            return self._finish(view, tree)
+            return self._finish(view, tree, asked_at_s)
         with self._lock:
-            self._last_views[key] = (view, self._clock() if is_seen else seen_at)
+            self._last_views[key] = view
         return Answer(view, lifetimes.settling_s if state is RunState.SETTLING else lifetimes.live_s)
 
     def _swept(self, job_id: str, run: Run) -> Answer | None:
         """Return a run's files from a listing of its whole job, where that is worth its requests and tells them."""
-        runs, now_s = self._known.get(("runs", job_id)), self._wall_clock()
+        runs, now_s, refreshes = self._known.get(("runs", job_id)), self._wall_clock(), self._known.refreshes
         if self._sweeps is None or runs is None or not is_long_over(run, now_s):
             return None
         ended = [each for each in runs.value.values() if is_long_over(each, now_s)]
@@ -343,8 +354,7 @@ class Catalog:
 
         def is_missing(each: Run) -> bool:
             kept = self._listings.tree(job_id, each) if view_of(each) is None else None
-            is_kept = kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id, each.id)
-            return view_of(each) is None and not is_kept
+            return view_of(each) is None and (kept is None or not kept.is_trusted)
 
         def take(found: Mapping[str, tuple[RemoteFile, ...]]) -> None:
             new = [each for each in ended if view_of(each) is None and not any(self._followed(job_id, each.id))]
@@ -354,7 +364,8 @@ class Catalog:
                     tree = build_tree(files, [])
                     view = RunView(job_id, each, RunState.FINAL, tree, files, self._clock())
                     self._seen(view)
-                    self._known.keep(("view", job_id, each.id), self._show(self._finish(view, tree)))
+                    answer = self._show(self._finish(view, tree, now_s))
+                    self._known.keep(("view", job_id, each.id), answer, refreshes)
 
         before = self._sweeps.looked_into(job_id, run, ended, is_missing)
         if not before:
@@ -363,20 +374,21 @@ class Catalog:
         self._sweeps.sweep(job_id, listed, ended, take)
         return self._known.get(("view", job_id, run.id))
 
-    def _finish(self, view: RunView, tree: Branch) -> Answer:
-        """Return the files of a run that will not change, packed and kept on disk."""
+    def _finish(self, view: RunView, tree: Branch, asked_at_s: float) -> Answer:
+        """Return the files of a run that will not change, packed and kept on disk; they were asked for at that time."""
         try:
             packed = pack(tree)
         except ValueError as error:
             log.info("run %s of job %s is not kept on disk: %s", view.run.id, view.job_id, error)
             return Answer(view, FOR_EVER_S, len(view.files) * _UNPACKED_BYTES)
-        self._listings.keep_tree(view.job_id, view.run, packed)
+        self._listings.keep_tree(view.job_id, view.run, packed, asked_at_s)
         return Answer(_packed(view.job_id, view.run, PackedTree(packed)), FOR_EVER_S, len(packed))
 
     # ---- keeping ----
 
     def refresh(self, job_id: str | None = None, run_id: str | None = None) -> None:
         """Forget what is known of everything, of one job, or of one run and its files, on disk too."""
+        self._listings.refresh(job_id, run_id)
         self._known.refresh(job_id, run_id)
         if self._sweeps is not None:
             self._sweeps.forget(job_id)
@@ -389,11 +401,13 @@ class Catalog:
                 found = self._known.get(key)  # another answer may have come since the look above
                 if found is not None:
                     return found
+                refreshes = self._known.refreshes
                 found = load()
-                self._known.keep(key, found)
+                self._known.keep(key, found, refreshes)
                 return found
 
-            known = self._loader.load(key, fill, what)
+            # What was asked before a refresh does not answer what is asked after it.
+            known = self._loader.load((*key, self._known.refreshes), fill, what)
         if isinstance(known.value, RescaleError):
             raise type(known.value)(*known.value.args)
         return known.value

@@ -5,7 +5,7 @@ Bytes once served never change and the size only grows: when the file shrank or 
 generation, and handles of the old one get `Stale`, but for a read at offset 0, which moves the handle to the new one.
 
 Asking is driven by use: a stat or a read at the end of what is known asks again, at most every `poll_s` seconds,
-shared by all readers of the file, and less often while asking fails; when nobody looks, nobody asks.
+shared by all readers of the file, and less often while asking fails or is slow; when nobody looks, nobody asks.
 
 When the run ends, `tail` is dead. A file that is open goes on in the final one that was uploaded in its place, if that
 begins with every byte of the spool; until then its end is where the spool ends.
@@ -22,8 +22,11 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Protocol
 
+from cachetools import LRUCache
+
 from rescalefs.errors import RescaleError, Stale
 from rescalefs.loader import Loader
+from rescalefs.patience import Patience
 from rescalefs.spool import PIECE_BYTES, Spool
 from rescalefs.tailing import BEGIN_S, TRANSFER_S, LiveKey, Source, Tailed, Tailer
 from rescalefs.timing import Clock, patience_s, remaining_s
@@ -38,6 +41,10 @@ MAX_DOUBLINGS = 5
 PATIENCE_S = 0.5
 # Live files whose spools are kept: those of a run that somebody looks through.
 MAX_FILES = 4096
+# So many files of a run that were waited for in vain, one after the other, stand for all of it.
+SILENT_FILES = 2
+# Runs of which it is known whether their files come.
+_MAX_RUNS = 1000
 
 
 class Final(Protocol):
@@ -64,6 +71,14 @@ class _Ended:
         self.continues = continues
 
 
+class _Run:
+    """A run as far as its files come; the number of looks that brought something is approximate."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.seen = 0
+        self.patience = Patience(lambda: self.seen, SILENT_FILES, clock=clock)
+
+
 class LiveFile:
     """One live file, shared by all who look at it. Threads: any; one fetch at a time (the loader's single flight)."""
 
@@ -73,9 +88,9 @@ class LiveFile:
         # Written by the one fetch in flight and read by anyone; each assignment is atomic and true by itself.
         self.tailed = Tailed(key)
         self.ended: _Ended | None = None
-        self.asked_at = float("-inf")
+        self.due_at = float("-inf")  # from when on a look asks
         self.failures = 0  # in a row
-        self.failed_at = float("-inf")
+        self.failed_at = float("-inf")  # when the last look that failed began
 
     def __str__(self) -> str:
         return f"live file {self.key.path} of run {self.key.run_id} of job {self.key.job_id}"
@@ -172,7 +187,8 @@ class Follower:
         self._poll_s = poll_s
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
-        self._lock = threading.Lock()  # guards the three below; nothing else is done under it
+        self._lock = threading.Lock()  # guards the four below; nothing else is done under it
+        self._runs: LRUCache[tuple[str, str], _Run] = LRUCache(_MAX_RUNS)
         self._files: OrderedDict[LiveKey, LiveFile] = OrderedDict()  # those looked at last come last
         self._open: dict[LiveKey, LiveFile] = {}  # those with handles are never forgotten
         self._handles: Counter[LiveKey] = Counter()
@@ -220,11 +236,19 @@ class Follower:
 
     def fetch_if_old(self, file: LiveFile) -> Future[None] | None:
         """Start or join a fetch of *file* if what is known is older than the poll interval."""
-        return self._loader.begin(file, lambda: self._fetch(file)) if self._is_old(file) else None
+        return self._loader.begin(file, lambda: self._fetch(file), _run_of(file)) if self._is_old(file) else None
 
     def see(self, file: LiveFile) -> None:
-        """Wait for the first sight of *file*, as long as a caller may wait."""
-        self._loader.load(file, lambda: self._fetch(file), f"live file {file.key.path}")
+        """Wait for the first sight of *file*, as long as a caller may wait, unless its run is known to be silent."""
+        self._loader.load(file, lambda: self._see(file), f"live file {file.key.path}", _run_of(file))
+
+    def _see(self, file: LiveFile) -> None:
+        with self._run(file).patience.waiting(file.key.path):
+            self._fetch(file)
+
+    def _run(self, file: LiveFile) -> _Run:
+        with self._lock:
+            return self._runs.setdefault(_run_of(file), _Run(self._clock))
 
     def interval_s(self, file: LiveFile) -> float:
         """Return how long `tail` is not asked again: longer while it fails."""
@@ -246,21 +270,23 @@ class Follower:
     def _is_old(self, file: LiveFile) -> bool:
         if file.known is None:
             return True
-        return file.ended is None and self._clock() - file.asked_at >= self._poll_s
+        return file.ended is None and self._clock() >= file.due_at
 
     def _fetch(self, file: LiveFile) -> None:
         """Bring the spool of *file* up to date; runs once at a time for a file."""
         if not self._is_old(file):
             return  # another fetch has ended since the caller looked
+        began = self._clock()
         try:
             is_failing = file.failures > 0 and file.known is not None
-            if is_failing and (self._has_ended(file) or self._clock() - file.failed_at < self.interval_s(file)):
+            if is_failing and (self._has_ended(file) or began - file.failed_at < self.interval_s(file)):
                 return
             self._tailer.update(file.tailed)
             file.failures = 0
+            self._run(file).seen += 1
         except RescaleError as error:
             file.failures += 1
-            file.failed_at = self._clock()
+            file.failed_at = began
             if self._has_ended(file):
                 return
             level = logging.WARNING if file.failures == 1 else logging.INFO
@@ -268,7 +294,9 @@ class Follower:
             log.log(level, "live file %s of run %s of job %s: %s", key.path, key.run_id, key.job_id, error)
             raise
         finally:
-            file.asked_at = self._clock()
+            ended = self._clock()
+            # From question to question; but who is slow to answer is left alone for as long as that took.
+            file.due_at = max(began + self._poll_s, ended + min(ended - began, self._poll_s))
             self._trim()
 
     def _trim(self) -> None:
@@ -318,3 +346,7 @@ class Follower:
             if final.read(offset, PIECE_BYTES)[: spool.size - offset] != spool.read(offset, PIECE_BYTES):
                 return False
         return True
+
+
+def _run_of(file: LiveFile) -> tuple[str, str]:
+    return file.key.job_id, file.key.run_id
