@@ -21,7 +21,7 @@ from tests.test_mount_live import LOG, SOON_S, refresh, serve_tail
 
 pytestmark = pytest.mark.mount
 
-SHORT_S = 6.0
+SHORT_S = 4.0
 # Longer than a file may be followed in parts without a look at the whole.
 LONG_S = 660.0
 
