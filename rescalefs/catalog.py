@@ -98,8 +98,8 @@ class Catalog:
         self._lifetimes = lifetimes or Lifetimes()
         self._clock = clock
         self._wall_clock = wall_clock
+        self._known = Known(clock)
         self._live_names = LiveNames(client, followed, self._lifetimes, deadline_s=deadline_s, clock=clock)
-        self._known = Known(clock, wall_clock)
         self._lock = threading.Lock()  # guards the field below; nothing else is done under it
         self._last_views: dict[tuple[str, str], RunView] = {}
 
@@ -143,6 +143,7 @@ class Catalog:
         return self.status(job_id) in TERMINAL_STATUSES
 
     def _list_jobs(self) -> Answer:
+        refreshes = self._known.refreshes
         try:
             jobs = {job.id: job for job in self._client.jobs(self._deadline())}
         except Offline:
@@ -152,21 +153,22 @@ class Catalog:
             return Answer(kept, self._lifetimes.offline_s)
         self._listings.keep_jobs(jobs.values())
         for job in jobs.values():
-            self._learn_job(job)
+            self._learn_job(job, refreshes)
         return Answer(jobs, self._lifetimes.jobs_s)
 
     def _find_job(self, job_id: str) -> Answer:
+        refreshes = self._known.refreshes
         try:
             job = self._client.job(job_id, self._deadline())
         except NotFound as missing:
             return Answer(missing, self._lifetimes.miss_s)
-        self._learn_job(job)
+        self._learn_job(job, refreshes)
         return Answer(job, self._lifetimes.job_s)
 
-    def _learn_job(self, job: Job) -> None:
-        self._known.keep(("job", job.id), Answer(job, self._lifetimes.job_s))
+    def _learn_job(self, job: Job, refreshes: int) -> None:
+        self._known.keep(("job", job.id), Answer(job, self._lifetimes.job_s), refreshes)
         if job.status is not None:
-            self._known.keep(("status", job.id), Answer(job.status, self._lifetimes.status_s))
+            self._known.keep(("status", job.id), Answer(job.status, self._lifetimes.status_s), refreshes)
 
     def _find_status(self, job_id: str) -> Answer:
         return Answer(self._client.status(job_id, self._deadline()), self._lifetimes.status_s)
@@ -215,10 +217,11 @@ class Catalog:
 
     def _list_runs(self, job_id: str, is_over: bool) -> Answer:
         kept = self._listings.runs(job_id)
-        if kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id):
+        if kept is not None and kept.is_trusted:
             left_s = kept.confirmed_at_s + self._runs_lifetime_s(kept.runs, is_over) - self._wall_clock()
             if is_over and kept.is_over and left_s > 0:  # what was seen before the job was over may lack runs
                 return Answer(kept.runs, left_s)
+        asked_at_s = self._wall_clock()
         try:
             found = self._client.runs(job_id, self._deadline())
         except Offline:
@@ -226,7 +229,7 @@ class Catalog:
                 raise
             return Answer(kept.runs, self._lifetimes.offline_s)
         runs = {run.id: run for run in sorted(found, key=_order)}
-        self._listings.keep_runs(job_id, runs.values(), is_over=is_over)
+        self._listings.keep_runs(job_id, runs.values(), asked_at_s, is_over=is_over)
         return Answer(runs, self._runs_lifetime_s(runs, is_over))
 
     def _runs_lifetime_s(self, runs: Mapping[str, Run], is_over: bool) -> float:
@@ -299,7 +302,7 @@ class Catalog:
         if state is not RunState.LIVE:
             self._live_names.forget(job_id, run.id)
         kept = self._listings.tree(job_id, run) if run.completed_ns is not None else None
-        if kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id, run.id):
+        if kept is not None and kept.is_trusted:
             return Answer(_packed(job_id, run, kept.tree), FOR_EVER_S, len(kept.tree.data))
         try:
             return self._swept(job_id, run) or self._list_files(job_id, run, state, kept)
@@ -310,6 +313,7 @@ class Catalog:
 
     def _list_files(self, job_id: str, run: Run, state: RunState, kept: KeptTree | None) -> Answer:
         lifetimes, key = self._lifetimes, (job_id, run.id)
+        asked_at_s = self._wall_clock()
         with self._lock:
             before = self._last_views.get(key)
         live_paths: list[str] = []
@@ -332,14 +336,14 @@ class Catalog:
         if state is RunState.FINAL:
             with self._lock:
                 self._last_views.pop(key, None)  # nothing will be compared with it any more
-            return self._finish(view, tree)
+            return self._finish(view, tree, asked_at_s)
         with self._lock:
             self._last_views[key] = view
         return Answer(view, lifetimes.settling_s if state is RunState.SETTLING else lifetimes.live_s)
 
     def _swept(self, job_id: str, run: Run) -> Answer | None:
         """Return a run's files from a listing of its whole job, where that is worth its requests and tells them."""
-        runs, now_s = self._known.get(("runs", job_id)), self._wall_clock()
+        runs, now_s, refreshes = self._known.get(("runs", job_id)), self._wall_clock(), self._known.refreshes
         if self._sweeps is None or runs is None or not is_long_over(run, now_s):
             return None
         ended = [each for each in runs.value.values() if is_long_over(each, now_s)]
@@ -350,8 +354,7 @@ class Catalog:
 
         def is_missing(each: Run) -> bool:
             kept = self._listings.tree(job_id, each) if view_of(each) is None else None
-            is_kept = kept is not None and self._known.is_trusted(kept.confirmed_at_s, job_id, each.id)
-            return view_of(each) is None and not is_kept
+            return view_of(each) is None and (kept is None or not kept.is_trusted)
 
         def take(found: Mapping[str, tuple[RemoteFile, ...]]) -> None:
             new = [each for each in ended if view_of(each) is None and not any(self._followed(job_id, each.id))]
@@ -361,7 +364,8 @@ class Catalog:
                     tree = build_tree(files, [])
                     view = RunView(job_id, each, RunState.FINAL, tree, files, self._clock())
                     self._seen(view)
-                    self._known.keep(("view", job_id, each.id), self._show(self._finish(view, tree)))
+                    answer = self._show(self._finish(view, tree, now_s))
+                    self._known.keep(("view", job_id, each.id), answer, refreshes)
 
         before = self._sweeps.looked_into(job_id, run, ended, is_missing)
         if not before:
@@ -370,20 +374,21 @@ class Catalog:
         self._sweeps.sweep(job_id, listed, ended, take)
         return self._known.get(("view", job_id, run.id))
 
-    def _finish(self, view: RunView, tree: Branch) -> Answer:
-        """Return the files of a run that will not change, packed and kept on disk."""
+    def _finish(self, view: RunView, tree: Branch, asked_at_s: float) -> Answer:
+        """Return the files of a run that will not change, packed and kept on disk; they were asked for at that time."""
         try:
             packed = pack(tree)
         except ValueError as error:
             log.info("run %s of job %s is not kept on disk: %s", view.run.id, view.job_id, error)
             return Answer(view, FOR_EVER_S, len(view.files) * _UNPACKED_BYTES)
-        self._listings.keep_tree(view.job_id, view.run, packed)
+        self._listings.keep_tree(view.job_id, view.run, packed, asked_at_s)
         return Answer(_packed(view.job_id, view.run, PackedTree(packed)), FOR_EVER_S, len(packed))
 
     # ---- keeping ----
 
     def refresh(self, job_id: str | None = None, run_id: str | None = None) -> None:
         """Forget what is known of everything, of one job, or of one run and its files, on disk too."""
+        self._listings.refresh(job_id, run_id)
         self._known.refresh(job_id, run_id)
         if self._sweeps is not None:
             self._sweeps.forget(job_id)
@@ -396,11 +401,13 @@ class Catalog:
                 found = self._known.get(key)  # another answer may have come since the look above
                 if found is not None:
                     return found
+                refreshes = self._known.refreshes
                 found = load()
-                self._known.keep(key, found)
+                self._known.keep(key, found, refreshes)
                 return found
 
-            known = self._loader.load(key, fill, what)
+            # What was asked before a refresh does not answer what is asked after it.
+            known = self._loader.load((*key, self._known.refreshes), fill, what)
         if isinstance(known.value, RescaleError):
             raise type(known.value)(*known.value.args)
         return known.value

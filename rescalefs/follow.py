@@ -22,8 +22,11 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Protocol
 
+from cachetools import LRUCache
+
 from rescalefs.errors import RescaleError, Stale
 from rescalefs.loader import Loader
+from rescalefs.patience import Patience
 from rescalefs.spool import PIECE_BYTES, Spool
 from rescalefs.tailing import BEGIN_S, TRANSFER_S, LiveKey, Source, Tailed, Tailer
 from rescalefs.timing import Clock, patience_s, remaining_s
@@ -38,6 +41,10 @@ MAX_DOUBLINGS = 5
 PATIENCE_S = 0.5
 # Live files whose spools are kept: those of a run that somebody looks through.
 MAX_FILES = 4096
+# So many files of a run that were waited for in vain, one after the other, stand for all of it.
+SILENT_FILES = 2
+# Runs of which it is known whether their files come.
+_MAX_RUNS = 1000
 
 
 class Final(Protocol):
@@ -62,6 +69,14 @@ class _Ended:
         self.read = final.read
         self.close = final.close
         self.continues = continues
+
+
+class _Run:
+    """A run as far as its files come; the number of looks that brought something is approximate."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.seen = 0
+        self.patience = Patience(lambda: self.seen, SILENT_FILES, clock=clock)
 
 
 class LiveFile:
@@ -172,7 +187,8 @@ class Follower:
         self._poll_s = poll_s
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
-        self._lock = threading.Lock()  # guards the three below; nothing else is done under it
+        self._lock = threading.Lock()  # guards the four below; nothing else is done under it
+        self._runs: LRUCache[tuple[str, str], _Run] = LRUCache(_MAX_RUNS)
         self._files: OrderedDict[LiveKey, LiveFile] = OrderedDict()  # those looked at last come last
         self._open: dict[LiveKey, LiveFile] = {}  # those with handles are never forgotten
         self._handles: Counter[LiveKey] = Counter()
@@ -220,11 +236,19 @@ class Follower:
 
     def fetch_if_old(self, file: LiveFile) -> Future[None] | None:
         """Start or join a fetch of *file* if what is known is older than the poll interval."""
-        return self._loader.begin(file, lambda: self._fetch(file)) if self._is_old(file) else None
+        return self._loader.begin(file, lambda: self._fetch(file), _run_of(file)) if self._is_old(file) else None
 
     def see(self, file: LiveFile) -> None:
-        """Wait for the first sight of *file*, as long as a caller may wait."""
-        self._loader.load(file, lambda: self._fetch(file), f"live file {file.key.path}")
+        """Wait for the first sight of *file*, as long as a caller may wait, unless its run is known to be silent."""
+        self._loader.load(file, lambda: self._see(file), f"live file {file.key.path}", _run_of(file))
+
+    def _see(self, file: LiveFile) -> None:
+        with self._run(file).patience.waiting(file.key.path):
+            self._fetch(file)
+
+    def _run(self, file: LiveFile) -> _Run:
+        with self._lock:
+            return self._runs.setdefault(_run_of(file), _Run(self._clock))
 
     def interval_s(self, file: LiveFile) -> float:
         """Return how long `tail` is not asked again: longer while it fails."""
@@ -259,6 +283,7 @@ class Follower:
                 return
             self._tailer.update(file.tailed)
             file.failures = 0
+            self._run(file).seen += 1
         except RescaleError as error:
             file.failures += 1
             file.failed_at = began
@@ -321,3 +346,7 @@ class Follower:
             if final.read(offset, PIECE_BYTES)[: spool.size - offset] != spool.read(offset, PIECE_BYTES):
                 return False
         return True
+
+
+def _run_of(file: LiveFile) -> tuple[str, str]:
+    return file.key.job_id, file.key.run_id

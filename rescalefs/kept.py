@@ -53,7 +53,7 @@ class Kept:
     ) -> None:
         self._root = None if directory is None else directory / "v1"
         self._limit_bytes = limit_bytes
-        self._wall_clock = wall_clock
+        self.wall_clock = wall_clock
         self._lock = threading.Lock()  # guards the two fields below; no file is touched under it
         self._written_bytes = limit_bytes  # since the directory was last looked at: the first write looks
         self._has_warned = False
@@ -80,19 +80,19 @@ class Kept:
             return None
         return Found(data[end:], info.st_mtime)
 
-    def write(self, kind: str, key: tuple[str, ...], body: bytes) -> None:
-        """Keep *body*; if it is there already, note that it was confirmed now."""
+    def write(self, kind: str, key: tuple[str, ...], body: bytes, confirmed_at_s: float | None = None) -> None:
+        """Keep *body*, confirmed at that time or now; if it is there already, note that it was confirmed."""
         if self._root is None:
             return
         name = _key_bytes(key)
         path = self._path(kind, name)
         known = self.read(kind, key)
-        now_s = self._wall_clock()
+        at_s = self.wall_clock() if confirmed_at_s is None else confirmed_at_s
         try:
             if known is not None and known.body == body:
-                os.utime(path, (now_s, now_s))
+                os.utime(path, (at_s, at_s))
                 return
-            self._write(path, name, body, now_s)
+            self._write(path, name, body, at_s)
         except OSError as error:
             with self._lock:
                 is_first, self._has_warned = not self._has_warned, True
@@ -100,7 +100,7 @@ class Kept:
                 log.warning("listings cannot be kept in %s: %s", self._root, error)
         self._make_room(len(body))
 
-    def _write(self, path: Path, name: bytes, body: bytes, now_s: float) -> None:
+    def _write(self, path: Path, name: bytes, body: bytes, at_s: float) -> None:
         for directory in (path.parents[2], path.parents[1], path.parent):
             make_inside(directory)
         rest = len(name).to_bytes(4, "little") + name
@@ -112,7 +112,7 @@ class Kept:
                 file.writelines((_MAGIC, checksum.digest(), rest, body))
                 file.flush()
                 os.fsync(file.fileno())  # before the name: else a crash may leave the name without its bytes
-            os.utime(temporary, (now_s, now_s))
+            os.utime(temporary, (at_s, at_s))
             os.rename(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -132,7 +132,7 @@ class Kept:
             with contextlib.suppress(OSError):  # another process may have replaced or removed it
                 info = path.stat()
                 if path.name.startswith(_TEMPORARY):
-                    if self._wall_clock() - info.st_mtime > _LEFT_AFTER_S:
+                    if self.wall_clock() - info.st_mtime > _LEFT_AFTER_S:
                         path.unlink()
                 else:
                     files.append((info.st_mtime_ns, info.st_size, path))

@@ -1,7 +1,7 @@
 """What is known, and for how long: answers by key, in memory. Threads: any.
 
 An answer that holds for a time goes when it is over. One that holds for ever goes when there is no room for it, the
-least recently used first. A refresh drops a level of keys, and tells from then on what on disk is older than itself.
+least recently used first. A refresh drops a level of keys, and what was asked before it is not kept any more.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Lifetimes:
 class Known:
     """Answers by key."""
 
-    def __init__(self, clock: Clock, wall_clock: Clock, for_ever_bytes: int = FOR_EVER_BYTES) -> None:
-        self._wall_clock = wall_clock
+    def __init__(self, clock: Clock, for_ever_bytes: int = FOR_EVER_BYTES) -> None:
+        self.refreshes = 0  # how often there was a refresh; written under the lock
         self._lock = threading.Lock()  # guards the fields below; nothing else is done under it
         self._timed: TLRUCache[Key, Answer] = TLRUCache(
             MAX_KNOWN, ttu=lambda _key, answer, now: now + answer.lifetime_s, timer=clock
@@ -61,7 +61,6 @@ class Known:
         self._for_ever: LRUCache[Key, Answer] = LRUCache(
             for_ever_bytes, getsizeof=lambda answer: min(answer.size_bytes, for_ever_bytes)
         )
-        self._refreshed: dict[tuple[str, ...], float] = {}  # by the wall clock
 
     def get(self, key: Key) -> Answer | None:
         """Return the answer, None if there is none any more."""
@@ -71,9 +70,11 @@ class Known:
             except KeyError:
                 return None
 
-    def keep(self, key: Key, answer: Answer) -> None:
-        """Keep an answer as long as it holds."""
+    def keep(self, key: Key, answer: Answer, refreshes: int | None = None) -> None:
+        """Keep an answer as long as it holds, unless there were more refreshes than when it was asked for."""
         with self._lock:
+            if refreshes is not None and refreshes != self.refreshes:
+                return
             (self._for_ever if answer.lifetime_s == FOR_EVER_S else self._timed)[key] = answer
 
     def drop(self, key: Key) -> None:
@@ -86,26 +87,14 @@ class Known:
 
         A job's name and date stay known with less than everything: they do not change, and its folder must not vanish.
         """
-        level = tuple(id for id in (job_id, run_id) if id is not None)
         with self._lock:
-            self._refreshed[level] = self._wall_clock()
+            self.refreshes += 1
             for key in [*self._timed, *self._for_ever]:
                 kind, *ids = key
                 is_of_job = ids[:1] == [job_id] and kind != "job"
                 is_of_run = kind != "view" or ids[1:] == [run_id]
                 if job_id is None or (is_of_job and (run_id is None or is_of_run)):
                     self._drop(key)
-
-    def is_trusted(self, confirmed_at_s: float, *ids: str) -> bool:
-        """Tell whether what was confirmed at that time is newer than all refreshes of what it is about.
-
-        What seems to come from the future was confirmed by a wrong clock: when, nobody knows.
-        """
-        if confirmed_at_s > self._wall_clock():
-            return False
-        with self._lock:
-            times = [at_s for level, at_s in self._refreshed.items() if level[: len(ids)] == ids[: len(level)]]
-        return all(at_s < confirmed_at_s for at_s in times)
 
     def _drop(self, key: Key) -> None:
         self._timed.pop(key, None)

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,26 +23,32 @@ from rescalefs.tree import Branch
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-JOBS, RUNS, FILES, OWNERS, RATES = "jobs", "runs", "files", "owners", "rates"
+JOBS, RUNS, FILES, OWNERS, RATES, REFRESHED = "jobs", "runs", "files", "owners", "rates", "refreshed"
 # How long rates are believed that were learnt from the API: they depend on the user's other tools, too.
 RATES_TRUSTED_S = 86_400.0
+# Refreshes that are remembered one by one, in case the disk cannot keep them.
+MAX_REFRESHED = 1000
 _LENGTH_BYTES = 4
 _OVER, _NOT_OVER = b"1", b"0"  # what the runs of a job begin with
 
 
 class KeptRuns(NamedTuple):
-    """The runs of a job, when they were last confirmed (seconds since the epoch), and whether the job was over then."""
+    """The runs of a job, when they were last confirmed (seconds since the epoch), and whether the job was over then.
+
+    Neither they nor a `KeptTree` are to be trusted if somebody wanted to know it afresh since.
+    """
 
     runs: Mapping[str, Run]
     confirmed_at_s: float
     is_over: bool
+    is_trusted: bool
 
 
 class KeptTree(NamedTuple):
-    """A final run's files, and when they were last confirmed (seconds since the epoch)."""
+    """A final run's files."""
 
     tree: PackedTree
-    confirmed_at_s: float
+    is_trusted: bool
 
     def has(self, tree: Branch) -> bool:
         """Tell whether the files of *tree* are the same."""
@@ -57,6 +64,8 @@ class Listings:
     def __init__(self, kept: Kept, account: str) -> None:
         self._kept = kept
         self._account = account
+        self._lock = threading.Lock()  # guards the field below; nothing else is done under it
+        self._refreshed: dict[tuple[str, ...], float] = {}  # when each was refreshed, should the disk not tell
 
     def jobs(self) -> Mapping[str, Job] | None:
         """Return the jobs as they were last listed, by id."""
@@ -75,12 +84,15 @@ class Listings:
         if found is None:
             return None
         runs = _by_id(found.body[1:], _run)
-        return None if runs is None else KeptRuns(runs, found.confirmed_at_s, found.body[:1] == _OVER)
+        if runs is None:
+            return None
+        is_trusted = self._is_trusted(found.confirmed_at_s, job_id, RUNS)
+        return KeptRuns(runs, found.confirmed_at_s, found.body[:1] == _OVER, is_trusted)
 
-    def keep_runs(self, job_id: str, runs: Iterable[Run], *, is_over: bool) -> None:
-        """Keep the runs of a job."""
+    def keep_runs(self, job_id: str, runs: Iterable[Run], asked_at_s: float, *, is_over: bool) -> None:
+        """Keep the runs of a job, which were asked for at that time."""
         rows = _json([dataclasses.asdict(run) for run in runs])
-        self._kept.write(RUNS, (self._account, job_id), (_OVER if is_over else _NOT_OVER) + rows)
+        self._kept.write(RUNS, (self._account, job_id), (_OVER if is_over else _NOT_OVER) + rows, asked_at_s)
 
     def tree(self, job_id: str, run: Run) -> KeptTree | None:
         """Return a final run's files, if they were kept for a run that was just as *run* is."""
@@ -91,15 +103,48 @@ class Listings:
         if found.body[_LENGTH_BYTES:start] != _same(run):
             return None
         try:
-            return KeptTree(PackedTree(found.body[start:]), found.confirmed_at_s)
+            is_trusted = self._is_trusted(found.confirmed_at_s, job_id, FILES, run.id)
+            return KeptTree(PackedTree(found.body[start:]), is_trusted)
         except ValueError:
             return None
 
-    def keep_tree(self, job_id: str, run: Run, packed: bytes) -> None:
-        """Keep a final run's files."""
+    def keep_tree(self, job_id: str, run: Run, packed: bytes, asked_at_s: float) -> None:
+        """Keep a final run's files, which were asked for at that time."""
         same = _same(run)
         body = b"".join((len(same).to_bytes(_LENGTH_BYTES, "little"), same, packed))
-        self._kept.write(FILES, (self._account, job_id, run.id), body)
+        self._kept.write(FILES, (self._account, job_id, run.id), body, asked_at_s)
+
+    def refresh(self, job_id: str | None = None, run_id: str | None = None) -> None:
+        """Trust nothing from before now: of everything, of a job, or of a run, its files and what its job's runs are.
+
+        Later mounts do not trust it either. The notice of that goes, where room is made, after all that is older.
+        """
+        if job_id is None:
+            marks: list[tuple[str, ...]] = [()]
+        else:
+            marks = [(job_id,)] if run_id is None else [(job_id, RUNS), (job_id, FILES, run_id)]
+        now_s = self._kept.wall_clock()
+        for mark in marks:
+            with self._lock:
+                if mark == () or len(self._refreshed) >= MAX_REFRESHED:
+                    self._refreshed = {(): now_s}
+                self._refreshed[mark] = now_s
+            self._kept.write(REFRESHED, (self._account, *mark), b"", now_s)
+
+    def _is_trusted(self, confirmed_at_s: float, *what: str) -> bool:
+        """Tell whether what was confirmed at that time is newer than all refreshes of what it is about.
+
+        What seems to come from the future was confirmed by a wrong clock: when, nobody knows.
+        """
+        if confirmed_at_s > self._kept.wall_clock():
+            return False
+        for mark in ((), what[:1], what):
+            kept = self._kept.read(REFRESHED, (self._account, *mark))
+            with self._lock:
+                refreshed_at_s = self._refreshed.get(mark, float("-inf"))
+            if confirmed_at_s <= max(refreshed_at_s, kept.confirmed_at_s if kept is not None else refreshed_at_s):
+                return False
+        return True
 
 
 def is_same(one: Run, other: Run) -> bool:

@@ -1,7 +1,8 @@
 """Single flight: the same question asked by many callers is answered by one piece of work on our own threads.
 
 A FUSE callback never talks to the network itself: it asks a `Loader` and waits for the future, at most so long.
-A resolver or a server that hangs then holds one of our threads, never a caller past its deadline.
+A resolver or a server that hangs then holds one of our threads, never a caller past its deadline. Work of one *lane*,
+which may hang together, takes a part of the threads alone, so that others find one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -20,18 +22,28 @@ from rescalefs.timing import patience_s
 T = TypeVar("T")
 
 
+class _Lane:
+    """What one lane is at, guarded by its loader's lock."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting: deque[tuple[Hashable, Future[Any], Callable[[], Any]]] = deque()
+
+
 class Loader:
     """A bounded pool on which equal work in flight is collapsed.
 
     Threads: any. `start` is called once the process is the one that stays (after daemonising).
     """
 
-    def __init__(self, name: str, threads: int, wait_s: float) -> None:
+    def __init__(self, name: str, threads: int, wait_s: float, lane_threads: int | None = None) -> None:
         self._name = name
         self._threads = threads
+        self._lane_threads = threads if lane_threads is None else lane_threads
         self._wait_s = wait_s
-        self._lock = threading.Lock()  # guards _flights and _pool; nothing is waited for under it
+        self._lock = threading.Lock()  # guards all below; nothing is waited for under it
         self._flights: dict[Hashable, Future[Any]] = {}
+        self._lanes: dict[Hashable, _Lane] = defaultdict(_Lane)  # those with work under way
         self._pool: ThreadPoolExecutor | None = None
 
     def start(self) -> None:
@@ -45,6 +57,7 @@ class Loader:
             pool, self._pool = self._pool, None
             flights = list(self._flights.values())
             self._flights.clear()
+            self._lanes.clear()
         for flight in flights:
             _land(flight, error=Unavailable("the mount is closing"))
         if pool is not None:
@@ -57,15 +70,15 @@ class Loader:
             keys = list(self._flights)
         return [" ".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in keys]
 
-    def begin(self, key: Hashable, work: Callable[[], T]) -> Future[T]:
-        """Start *work* under *key*, or join what is in flight under it.
+    def begin(self, key: Hashable, work: Callable[[], T], lane: Hashable = None) -> Future[T]:
+        """Start *work* under *key*, or join what is in flight under it; None is no lane.
 
         Raises:
             Unavailable: the mount is being closed.
         """
-        return self._join(key, work)[0]
+        return self._join(key, work, lane)[0]
 
-    def _join(self, key: Hashable, work: Callable[[], T]) -> tuple[Future[T], bool]:
+    def _join(self, key: Hashable, work: Callable[[], T], lane: Hashable) -> tuple[Future[T], bool]:
         """Do as `begin` does, and tell whether the flight was on its way already."""
         with self._lock:
             flight = self._flights.get(key)
@@ -74,23 +87,36 @@ class Loader:
             if self._pool is None:
                 raise Unavailable("the mount is closing")
             flight = self._flights[key] = Future()
-            self._pool.submit(self._fly, key, flight, work)
+            if lane is None:
+                self._pool.submit(self._fly, key, flight, work)
+            else:
+                self._lanes[lane].waiting.append((key, flight, work))
+                self._go_on(lane)
         return flight, False
 
-    def load(self, key: Hashable, work: Callable[[], T], what: str) -> T:
+    def _go_on(self, lane: Hashable) -> None:
+        """Begin what waits in a lane, as far as it has threads. Called with the lock held."""
+        own = self._lanes[lane]
+        while own.waiting and own.running < self._lane_threads and self._pool is not None:
+            own.running += 1
+            self._pool.submit(self._fly_in, lane, own, *own.waiting.popleft())
+        if not own.running:
+            del self._lanes[lane]
+
+    def load(self, key: Hashable, work: Callable[[], T], what: str, lane: Hashable = None) -> T:
         """Return the result of *work*, shared with all who ask for *key* meanwhile.
 
         Raises:
             DeadlineExceeded: the answer took longer than this loader lets a caller wait; *what* names the thing.
             RescaleError: whatever *work* raised.
         """
-        flight, is_old = self._join(key, work)
+        flight, is_old = self._join(key, work, lane)
         try:
             return self.result(flight, what)
         except DeadlineExceeded:
             if not (is_old and flight.done() and patience_s(self._wait_s) > 0):
                 raise
-        return self.result(self.begin(key, work), what)  # the time of those who began it was over, ours is not
+        return self.result(self.begin(key, work, lane), what)  # the time of those who began it was over, ours is not
 
     def result(self, flight: Future[T], what: str) -> T:
         """Wait for *flight* no longer than this loader lets a caller wait, and than the caller's own time allows.
@@ -114,6 +140,15 @@ class Loader:
         else:
             self._forget(key, flight)
             _land(flight, result)
+
+    def _fly_in(self, lane: Hashable, own: _Lane, key: Hashable, flight: Future[Any], work: Callable[[], Any]) -> None:
+        try:
+            self._fly(key, flight, work)
+        finally:
+            with self._lock:
+                own.running -= 1
+                if self._lanes.get(lane) is own:  # else the loader was closed meanwhile
+                    self._go_on(lane)
 
     def _forget(self, key: Hashable, flight: Future[Any]) -> None:
         with self._lock:

@@ -45,7 +45,7 @@ from rescalefs.reach import Reach
 from rescalefs.rooms import Rooms
 from rescalefs.stalls import STALL_S, Stalls
 from rescalefs.sweeps import Sweeps
-from rescalefs.system import raise_descriptor_limit
+from rescalefs.system import raise_descriptor_limit, share_heaps
 from rescalefs.timing import Clock
 from rescalefs.transport import Transport
 
@@ -53,8 +53,8 @@ log = logging.getLogger(__name__)
 
 # Listings, states and acts in flight; each waits for the API, none computes.
 METADATA_THREADS = 16
-# Live files fetched side by side; the budget for them is 2 a second.
-LIVE_THREADS = 8
+# Live files fetched side by side, and those of one run, which stand still together; the budget for them is 2 a second.
+LIVE_THREADS, LIVE_THREADS_OF_RUN = 16, 6
 # Jobs whose runs are listed all at once.
 SWEEP_THREADS = 2
 # How much disk the spools of live files may take, as a part of what the cache may; it comes on top of that.
@@ -131,7 +131,7 @@ class Mount:
         )
         self._client = Client(self._transport)
         self._loader = Loader("metadata", METADATA_THREADS, deadline_s)
-        self._live_loader = Loader("live", LIVE_THREADS, deadline_s)
+        self._live_loader = Loader("live", LIVE_THREADS, deadline_s, LIVE_THREADS_OF_RUN)
         # Half of the time: a caller that has waited in vain lists its own run with what is left.
         self._sweep_loader = Loader("sweeps", SWEEP_THREADS, deadline_s / 2)
         listings = Listings(kept, name)
@@ -263,6 +263,7 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     Raises:
         NoFuse: the mount could not be made.
     """
+    share_heaps()
     mount = Mount(settings, account, owner)
     end = End()
 

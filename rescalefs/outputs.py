@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from rescalefs.content.engine import ContentEngine, ContentHandle
+from rescalefs.content.engine import ContentEngine
+from rescalefs.content.handle import ContentHandle
 from rescalefs.errors import NotUploaded, ReadOnly, Repeated, RescaleError
 from rescalefs.follow import Follower, LiveHandle
 from rescalefs.models import RemoteFile, time_text

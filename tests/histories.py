@@ -55,6 +55,7 @@ BIG_SIZES = [4 * MIB, 4 * MIB + 1, 8 * MIB + 70_001]
 _MAX_HANDLES = 4
 _SNAPSHOT = 12  # the type of an archive
 _REPEATED_S = 1.0  # for which what failed is not asked again through the same handle
+SNAPSHOT_PENDING_S = 900.0  # for which a snapshot is waited for
 _SLOW_S = 0.4  # a look that takes longer may leave a stat with what was known
 
 NAMES = [
@@ -564,7 +565,7 @@ class Machine(RuleBasedStateMachine):
         def excused(result: Result) -> set[int]:
             if not is_good:
                 return {errno.EINVAL}
-            is_pending = any(is_snapshot(output) and output.uploaded > result.first for output in run.outputs)
+            is_pending = any(is_snapshot(output) and is_awaited(output, result.first) for output in run.outputs)
             answers = {errno.EPERM} if run.completed <= result.last else set()
             return answers | ({errno.EBUSY} if is_pending and act == "snapshot" else set())
 
@@ -918,6 +919,11 @@ def _is_above(one: str, other: str) -> bool:
 def is_snapshot(output: Output) -> bool:
     """Tell whether an output is the archive of a snapshot."""
     return output.path.startswith("snapshot_")
+
+
+def is_awaited(snapshot: Output, at: float) -> bool:
+    """Tell whether a snapshot may be under way for the mount: one that was deleted may have been seen by nobody."""
+    return snapshot.uploaded > at or (snapshot.deleted <= at < snapshot.added + SNAPSHOT_PENDING_S)
 
 
 def is_refusal(effects: dict[str, Any]) -> bool:

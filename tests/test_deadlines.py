@@ -25,12 +25,12 @@ from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from rescalefs.errors import DeadlineExceeded
 from rescalefs.kernel import KernelMemory
-from rescalefs.mount import METADATA_THREADS
+from rescalefs.mount import LIVE_THREADS_OF_RUN, METADATA_THREADS
 from rescalefs.operations import Gate, Operations
 from tests.conftest import Mounted, wait_for
 from tests.stack import loader, transport_to
 from tests.test_operations import FakeFile, FakeHandle, FakeNamespace
-from tests.tools import FILES
+from tests.tools import FILES, errno_of
 
 READERS = 300
 SOON_S = 30.0
@@ -96,6 +96,39 @@ def test_known_names_and_df_do_not_wait_behind_readers_that_are_stuck(
         assert select.select([readers.stdout], [], [], 0)[0] == []  # nobody has ended
         assert [lister.poll() for lister in listers] == [None] * len(listers)
         mounted.unmount()  # which lets all of them fail
+
+
+@pytest.mark.mount
+def test_a_live_run_that_does_not_answer_keeps_nobody_else_waiting(
+    world: World, emulator: Emulator, mount_of: Callable[..., Mounted]
+) -> None:
+    """Thirty of its files are waited for: names, files of other runs are there before; and then it costs no more."""
+    # The kernel looks up the names of one directory one after the other.
+    names = [f"d{number:02}/file" for number in range(60)]
+    world.add_job("Stuck").add_run(live=dict.fromkeys(names, b"1"))
+    world.add_job("Other").add_run(live={"log": b"Time = 0\n"})
+    world.add_job("Fina").add_run(finished=True, files={"file": b"1"})
+    mounted = mount_of(emulator, "--metadata-deadline", "8", RESCALEFS_BUDGET="off")
+    top = mounted.jobs / "Stuck/runs/1"
+    assert [os.listdir(top / os.path.dirname(name)) for name in names] == [["file"]] * len(names)
+    emulator.faults.add(endpoint="tail", path="/jobs/Stuck/", latency_s=60.0)
+    with ExitStack() as stack:
+        waiting = [subprocess.Popen(["stat", top / name], stderr=subprocess.DEVNULL) for name in names[:30]]
+        for process in waiting:
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        wait_for(lambda: emulator.requests["tail"] >= LIVE_THREADS_OF_RUN, SOON_S, lambda: str(emulator.requests))
+
+        assert (mounted.jobs / "Other/runs/1/log").read_bytes() == b"Time = 0\n"
+        assert (mounted.jobs / "Fina/runs/1/file").read_bytes() == b"1"
+        assert os.listdir(mounted.jobs / "Fina/runs/1") == ["file"]
+        assert "d00" in os.listdir(top)
+        assert [process.poll() for process in waiting] == [None] * len(waiting)
+
+        assert {process.wait(SOON_S) for process in waiting} == {1}
+        before = emulator.requests["tail"]
+        assert {errno_of(os.stat, top / name) for name in names[30:]} == {"ETIMEDOUT"}
+        assert emulator.requests["tail"] - before <= LIVE_THREADS_OF_RUN
 
 
 @pytest.mark.mount

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rescalefs.content.cache import DiskCache
-from rescalefs.content.engine import ContentEngine, ContentHandle
+from rescalefs.content.engine import ContentEngine
+from rescalefs.content.handle import ContentHandle
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, SEGMENT_BYTES
 from rescalefs.errors import Corrupt, Unavailable
 from rescalefs.models import RemoteFile

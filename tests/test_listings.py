@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from rescalefs.emulator.world import World
 from rescalefs.errors import Offline
 from rescalefs.kept import Kept
 from rescalefs.known import FOR_EVER_S, Answer, Known
-from rescalefs.listings import JOBS, RUNS, Listings, keep_owner, recall_owner
+from rescalefs.listings import JOBS, MAX_REFRESHED, RUNS, Listings, keep_owner, recall_owner
 from rescalefs.reach import Reach
-from tests.conftest import Cost
-from tests.stack import catalog_of, paths
+from tests.conftest import Cost, wait_for
+from tests.stack import WAIT_S, catalog_of, paths
 
 DAY_S = 86_400.0
 LIFETIMES = Lifetimes()
@@ -111,6 +112,72 @@ def test_a_refresh_believes_the_disk_no_more(
         assert ("run_files" in cost(lambda: catalog.view("FgHiJ", "1"))) == (level == ())
 
 
+@pytest.mark.parametrize("level", [(), ("AbCdE",), ("AbCdE", "1")])
+def test_a_refresh_is_kept(
+    level: tuple[str, ...], world: World, mounting: Mounting, clock: ManualClock, cost: Cost
+) -> None:
+    """Nobody looked between the refresh and the end of the mount: the next one does not believe what was kept."""
+    add_old_job(world, runs=2)
+    add_old_job(world, "FgHiJ")
+
+    def look(catalog: Catalog) -> None:
+        for job, run in (("AbCdE", "1"), ("AbCdE", "2"), ("FgHiJ", "1")):
+            catalog.view(job, run)
+
+    with mounting() as catalog:
+        look(catalog)
+        clock.advance(1)
+        catalog.refresh(*level)
+    again = {(): {"runs": 2, "run_files": 3}, ("AbCdE",): {"runs": 1, "run_files": 2}}
+    for asked in (again.get(level, {"runs": 1, "run_files": 1}), {}):
+        clock.advance(1)
+        with mounting() as catalog:
+            assert cost(lambda: look(catalog)) == {"jobs": 1, **asked}
+
+
+def test_what_was_asked_before_a_refresh_does_not_answer_what_is_asked_after_it(
+    world: World, emulator: Emulator, mounting: Mounting
+) -> None:
+    """Nor is it kept, however late it comes."""
+    run = world.add_job("AbCdE").add_run(finished=True, files={"log": b""})
+    slow = emulator.faults.add(endpoint="run_files", stream_bytes_per_s=400, times=1)
+    with mounting() as catalog:
+        catalog.runs("AbCdE")
+        with ThreadPoolExecutor(1) as pool:
+            before = pool.submit(catalog.view, "AbCdE", "1")
+            wait_for(lambda: slow.hits == 1, WAIT_S, lambda: "nobody asked")
+            run.add_file("late", b"")
+            catalog.refresh("AbCdE", "1")
+
+            assert paths(catalog.view("AbCdE", "1")) == {"log", "late"}
+            assert not before.done()
+            assert paths(before.result()) == {"log"}
+        assert paths(catalog.view("AbCdE", "1")) == {"log", "late"}
+
+
+def test_a_refresh_that_cannot_be_kept_holds_as_long_as_the_mount(
+    world: World, mounting: Mounting, clock: ManualClock, tmp_path: Path, cost: Cost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, say: what is on it is not believed all the same."""
+    add_old_job(world)
+    with mounting() as catalog:
+        catalog.view("AbCdE", "1")
+    clock.advance(1)
+    with mounting() as catalog:
+        monkeypatch.setattr(Kept, "write", lambda *_: None)
+        catalog.refresh("AbCdE", "1")
+        clock.advance(1)
+        assert cost(lambda: catalog.view("AbCdE", "1")) == {"jobs": 1, "runs": 1, "run_files": 1}
+
+
+def test_refreshes_without_end_take_little_memory(tmp_path: Path, clock: ManualClock) -> None:
+    """They become one of everything: nothing older is believed, and what was kept is asked for again."""
+    listings = Listings(Kept(None, wall_clock=clock.now), "someone")
+    for number in range(3 * MAX_REFRESHED):
+        listings.refresh("AbCdE", str(number))
+    assert len(listings._refreshed) <= MAX_REFRESHED
+
+
 def test_runs_that_were_listed_before_the_job_was_over_are_listed_again(
     world: World, mounting: Mounting, clock: ManualClock
 ) -> None:
@@ -158,7 +225,7 @@ def test_trees_that_leave_memory_come_back_from_disk(
 
 def test_what_holds_for_ever_is_bounded_by_bytes() -> None:
     """The least recently used go first; one that is larger than all room is kept until the next comes."""
-    known = Known(lambda: 0.0, lambda: 0.0, 100)
+    known = Known(lambda: 0.0, 100)
     for number in range(4):
         known.keep(("view", str(number)), Answer(number, FOR_EVER_S, 40))
         known.get(("view", "0"))

@@ -198,6 +198,47 @@ def test_an_answer_that_comes_with_the_deadline_is_not_an_error_of_the_work(load
         loader.result(Late(), "x")
 
 
+# Lanes.
+
+
+def test_a_lane_that_hangs_leaves_threads_for_others(gate: threading.Event) -> None:
+    """It takes its part of the threads alone; what waits in it is done when it goes on."""
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        assert gate.wait(LONG_S)
+        done.append(number)
+
+    with closing(Loader("test", 3, LONG_S, 2)) as loader:
+        loader.start()
+        stuck = [loader.begin(number, lambda number=number: work(number), "lane") for number in range(10)]  # type: ignore[misc]
+        assert loader.load("other", lambda: "here", "x", "other lane") == "here"
+        assert loader.load("more", lambda: "here", "x") == "here"
+        assert not any(flight.done() for flight in stuck)
+        assert loader.begin(9, lambda: pytest.fail("twice"), "lane") is stuck[9]
+        gate.set()
+        for flight in stuck:
+            loader.result(flight, "x")
+        assert sorted(done) == list(range(10))
+        assert loader.load("again", lambda: "here", "x", "lane") == "here"
+
+
+def test_closing_lands_what_waits_in_a_lane(gate: threading.Event) -> None:
+    """Nothing of it begins any more; a loader begun again has lanes of its own."""
+    loader = Loader("test", 2, LONG_S, 1)
+    loader.start()
+    flights = [loader.begin(number, lambda: gate.wait(LONG_S), "lane") for number in range(4)]
+    loader.close()
+    for flight in flights:
+        with pytest.raises(Unavailable, match="closing"):
+            loader.result(flight, "x")
+    loader.start()
+    assert loader.load("key", lambda: "new", "x", "lane") == "new"
+    gate.set()
+    assert loader.load("key", lambda: "newer", "x", "lane") == "newer"
+    loader.close()
+
+
 # The time of a callback.
 
 

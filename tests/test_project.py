@@ -54,6 +54,7 @@ ROWS = [
         "loader",
         "credentials",
         "notify",
+        "patience",
         "reach",
         "spool",
         "stalls",

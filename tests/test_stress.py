@@ -35,7 +35,7 @@ GRACE_S = 20.0
 PROCESSES, THREADS = 2, 4
 FAULTS_AT_ONCE = 3
 # Pools of the mount, its own few threads, and what a FUSE library keeps idle (10).
-MAX_THREADS_LEFT = 16 + 8 + 8 + 32 + 10 + 16
+MAX_THREADS_LEFT = 16 + 16 + 8 + 32 + 4 + 10 + 16
 # Kept connections and open segments of the cache; both have a bound.
 MAX_DESCRIPTORS_LEFT = 64 + 128 + 40
 RSS_GROWTH = 1.15

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
 
 from rescalefs.config import parse_mount_options
+from rescalefs.system import HEAPS
 from tests.test_cli import ROOT
 
 
@@ -45,6 +47,30 @@ def test_a_process_with_a_key_leaves_no_core() -> None:
         "print(os.WCOREDUMP(os.waitpid(child, 0)[1]))\n"
     )
     assert said == "0 0 False"
+
+
+ALLOCATE = """
+import os, threading
+from rescalefs.system import share_heaps
+{call}
+all_have = threading.Barrier(16)
+def allocate():
+    kept = [bytes(1000) for _ in range(1000)]
+    all_have.wait(30)
+threads = [threading.Thread(target=allocate) for _ in range(15)]
+for thread in threads: thread.start()
+all_have.wait(30)
+starts = [int(line.split("-")[0], 16) for line in open("/proc/self/maps") if " rw-p 00000000 00:00 0" in line]
+print(sum(start % (64 << 20) == 0 for start in starts))
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have one heap")
+def test_threads_share_few_heaps() -> None:
+    """Their number does not grow with the threads; without being asked it does."""
+    assert int(in_a_process(ALLOCATE.format(call="share_heaps()"))) < HEAPS
+    assert int(in_a_process(ALLOCATE.format(call=""))) > HEAPS
 
 
 @pytest.mark.parametrize("word", ["default_permissions", "default_permissions=0", "defaults,default_permissions=no"])

@@ -1,6 +1,7 @@
 """The bytes of final files: fetched in parallel as they are read, verified, kept on disk.
 
     engine     what others use: open files, read them, verified
+    handle     one open file
     fetching   plans transfers and runs them
     flight     what is on its way, who waits for what
     window     how far ahead of a reader to fetch

@@ -25,6 +25,7 @@ from cachetools import LRUCache
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.fetching import ContentSource, Fetcher
 from rescalefs.content.flight import WHOLE_BYTES, Content, OnItsWay, Wait
+from rescalefs.content.handle import ContentHandle
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, segments_of
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Job, Streams
@@ -40,47 +41,10 @@ log = logging.getLogger(__name__)
 _MAX_MISMATCHES = 2
 # A file that loses blocks to others while it is verified first is fetched so often.
 _MAX_PASSES = 4
+# Files whose other size is looked at side by side: each waits for its transfer, and must not take the place of one.
+_CONFIRM_THREADS = 4
 # Files that were fetched ahead and wait for their reader; beyond that, the eldest count as fetched in vain.
 _MAX_UNREAD = 10_000
-
-
-class ContentHandle:
-    """An open file. Equal `identity` means equal bytes. Threads: any."""
-
-    def __init__(self, engine: ContentEngine, content: Content, generation: int) -> None:
-        self._engine = engine
-        self.content = content
-        self.size = content.size
-        # After a mismatch the kernel's pages of this content are wrong, too: another name lets them go.
-        self.identity = f"{content.identity}.{generation}"
-        self.first = content.mismatches  # that there were when it was opened
-
-    def readinto(self, offset: int, buffer: memoryview) -> int:
-        """Fill *buffer* with the bytes from *offset* on; return how many they are, fewer only at the end of the file.
-
-        Raises:
-            Stale: the file is gone.
-            Corrupt: what came does not match the file's checksum or size.
-            Unavailable, AccessDenied, DeadlineExceeded: the bytes cannot be had.
-        """
-        count = min(len(buffer), self.size - offset)
-        if count <= 0:
-            return 0
-        self._engine.readinto(self, self.content, offset, buffer[:count])
-        return count
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return bytes [offset, offset + size), fewer only at the end of the file.
-
-        Raises: as `readinto`.
-        """
-        buffer = bytearray(max(0, min(size, self.size - offset)))
-        self.readinto(offset, memoryview(buffer))
-        return bytes(buffer)
-
-    def close(self) -> None:
-        """Let go of the file; what was being fetched for it alone is cancelled."""
-        self._engine.release(self.content)
 
 
 class ContentEngine:
@@ -101,7 +65,7 @@ class ContentEngine:
         self._account, self._deadline_s = account, deadline_s
         self._is_verified_first = is_verified_first
         self._store = Store(cache)
-        self._streams = Streams()
+        self._streams, self._confirming = Streams(), Streams(_CONFIRM_THREADS)
         self._verifier = Verifier(self._store)
         self._fetcher = Fetcher(
             source,
@@ -126,11 +90,13 @@ class ContentEngine:
         """Make the threads and look at what the cache has."""
         self._cache.start()
         self._streams.start()
+        self._confirming.start()
         self._verifier.start()
 
     def close(self) -> None:
         """Let waiting readers fail and end the threads."""
         self._is_closed = True
+        self._confirming.close()
         self._streams.close()
         self._verifier.close()
         for content in self.open_contents():
@@ -155,7 +121,7 @@ class ContentEngine:
             if content is None or content.mismatches >= _MAX_MISMATCHES:  # a new try for who comes now
                 content = self._contents[identity] = Content(file, identity, self._judge)
             content.users += 1
-            handle = ContentHandle(self, content, self._generations[identity])
+            handle = ContentHandle(content, self._generations[identity], self._readinto, self._release)
         return handle
 
     def prefetch(self, file: RemoteFile) -> bool:
@@ -180,7 +146,7 @@ class ContentEngine:
         """Return what is on its way now."""
         return [each for content in self.open_contents() for each in content.on_its_way()]
 
-    def release(self, content: Content) -> None:
+    def _release(self, content: Content) -> None:
         """Forget a handle."""
         with self._lock:
             content.users -= 1
@@ -227,8 +193,9 @@ class ContentEngine:
 
     # ---- reading ----
 
-    def readinto(self, handle: ContentHandle, content: Content, offset: int, buffer: memoryview) -> None:
+    def _readinto(self, handle: ContentHandle, offset: int, buffer: memoryview) -> None:
         """Fill *buffer* with the bytes of a content from *offset* on: from the store, or once they have come."""
+        content = handle.content
         mismatches = content.mismatches
         if any(handle.first <= served < mismatches for served in content.served):
             raise Corrupt(f"file {content.file.id} ({content.file.path}) was read with bytes that proved to be wrong")
@@ -237,13 +204,14 @@ class ContentEngine:
         if self._must_be_verified(content):
             self._verify_first(content)
             if content.mismatches != mismatches:
-                return self.readinto(handle, content, offset, buffer)
+                return self._readinto(handle, offset, buffer)
         end = offset + len(buffer)
         cursor = content.pattern.note(offset, end)
         is_miss = not self._store.readinto(content.identity, offset, buffer, content.size)
         self._counts["misses" if is_miss else "hits"] += 1
         if is_miss:
-            self._wait_for(content, cursor, offset, buffer)
+            with handle.patience.waiting():
+                self._wait_for(content, cursor, offset, buffer)
         else:
             if (until := min(content.size, cursor.disk_until)) > cursor.ready:
                 self._store.expect(content.identity, max(cursor.ready, end), until, content.size)
@@ -257,9 +225,9 @@ class ContentEngine:
                 if is_now := content.mismatches == mismatches:
                     content.served = (*content.served, mismatches)
             if not is_now:
-                return self.readinto(handle, content, offset, buffer)  # an error if it was served before
+                return self._readinto(handle, offset, buffer)  # an error if it was served before
         if self._must_be_verified(content):
-            return self.readinto(handle, content, offset, buffer)  # some of it has come anew
+            return self._readinto(handle, offset, buffer)  # some of it has come anew
 
     def _wait_for(self, content: Content, cursor: Cursor, offset: int, buffer: memoryview) -> None:
         """Wait until the bytes from *offset* on that fill *buffer* are here, and place them there.
@@ -285,7 +253,7 @@ class ContentEngine:
                     raise Unavailable("the mount is closing")
                 if left_s > 0 and not content.is_coming(offset, end) and not wait.happened.is_set():
                     continue  # what seemed to be here has just proved to be damaged
-                if not wait.happened.wait(left_s):
+                if left_s == 0 or not wait.happened.wait(left_s):
                     raise DeadlineExceeded(f"file {content.file.id}: no answer in {time.monotonic() - began:.1f} s")
                 if wait.error is not None:
                     raise wait.error
@@ -354,7 +322,7 @@ class ContentEngine:
         """Find out whether the server's size is right, if a checksum can tell; who has the file open gets an error."""
         # No bytes at all would be taken unseen: nothing is fetched, and so nothing is compared.
         if size and content.file.digest is not None and content.file.id not in self.other_sizes:
-            self._streams.submit(Job(is_urgent=True), partial(self._confirm, replace(content.file, size=size)))
+            self._confirming.submit(Job(is_urgent=True), partial(self._confirm, replace(content.file, size=size)))
 
     def _confirm(self, file: RemoteFile) -> None:
         handle = self.open(file)

@@ -201,6 +201,28 @@ def test_what_could_not_be_read_is_not_asked_for_again_at_once(run: Run, outputs
     assert (outputs / "file").read_bytes() == data
 
 
+def test_who_has_waited_in_vain_for_bytes_of_a_file_does_not_wait_for_others_of_it_at_once(
+    run: Run, emulator: Emulator, mount_of: Callable[..., Mounted]
+) -> None:
+    """As rsync reads on after an error: no other request is sent; who opens the file anew waits anew."""
+    data = distinct(run.job.id, 20 * MIB)
+    file = run.add_file("file", data)
+    mounted = mount_of(emulator, "--data-deadline", "3", RESCALEFS_BUDGET="off")
+    top = mounted.top(run)
+    os.listdir(top)
+    fault = emulator.faults.add(endpoint="contents", path=f"/{file.id}/", latency_s=60.0)
+    with open(top / "file", "rb", buffering=0) as handle:
+        assert errno_of(os.pread, handle.fileno(), MIB, 0) == "ETIMEDOUT"
+        hits = fault.hits
+        for place in range(4 * MIB, 16 * MIB, 2 * MIB):
+            assert errno_of(os.pread, handle.fileno(), 100, place) == "ETIMEDOUT"
+        assert fault.hits == hits
+        emulator.faults.remove(fault)
+        with open(top / "file", "rb", buffering=0) as other:
+            assert os.pread(other.fileno(), 100, 17 * MIB) == data[17 * MIB : 17 * MIB + 100]
+        assert os.pread(handle.fileno(), 100, 18 * MIB) == data[18 * MIB : 18 * MIB + 100]  # something has come
+
+
 def test_ordinary_use_leaves_no_warning_in_the_log(outputs: Path, top: Path, mounted: Mounted, tmp_path: Path) -> None:
     before = len(mounted.log)
     shutil.copytree(outputs, tmp_path / "copy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -220,3 +220,17 @@ def test_rescalefs_refresh_refreshes_the_level_that_a_path_is_in(
 
     of_run, of_job = {"runs": 1, "run_files": 1}, {"runs": 1, "run_files": 1}
     assert list(costs()) == [of_run, of_run, of_job, {"jobs": 1, **of_job}]
+
+
+def test_a_refresh_outlives_a_remount(run: Run, emulator: Emulator, mount_of: Callable[..., Mounted]) -> None:
+    """The next mount asks for what was refreshed, though it was kept; the one after that does not."""
+    mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
+    top = mounted.top(run)
+    assert os.listdir(top)
+    refresh(top)
+    for asked in (1, 0):
+        assert mounted.unmount() == 0
+        mounted.mount()
+        emulator.reset_counts()
+        assert os.listdir(top)
+        assert emulator.requests["run_files"] == asked
