@@ -88,7 +88,7 @@ def main() -> None:
 
 
 @main.command("mount")
-@click.argument("mount_point", type=click.Path(path_type=Path))
+@click.argument("mount_point", type=Path)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
 @click.option("--key-file", type=click.Path(path_type=Path), help="File with the API key, mode 0600.")
 @click.option("--profile", help="Profile in Rescale's apiconfig file to take key and address from.")
@@ -276,7 +276,7 @@ def _detach() -> None:
 
 
 @main.command("umount")
-@click.argument("mount_point", type=click.Path(path_type=Path))
+@click.argument("mount_point", type=Path)  # click.Path looks at it, and so waits for a mount that does not answer
 @click.option("--lazy", is_flag=True, help="Detach now, end when the last open file is closed.")
 def umount_command(mount_point: Path, lazy: bool) -> None:
     """Leave the mount on MOUNT_POINT.

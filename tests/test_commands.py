@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from email.utils import formatdate
 from pathlib import Path
@@ -76,6 +77,20 @@ def test_status_tells_of_a_mount_that_died(mounted: Mounted, home: Path) -> None
     assert said == [str(mounted.path), "  the process behind it is gone: mount again, it clears what was left"]
     system.unmount(mounted.path, is_lazy=True)
     assert failure(rescalefs(home, "status", str(mounted.path)))[0] == 7
+
+
+@pytest.mark.mount
+def test_a_mount_that_is_stopped_keeps_no_command_waiting(mounted: Mounted, home: Path) -> None:
+    """`status` says so after a while, and it can be detached."""
+    assert mounted.process is not None
+    mounted.process.send_signal(signal.SIGSTOP)
+    try:
+        said = lines_of(rescalefs(home, "status", str(mounted.path)), 1)
+        assert said == [str(mounted.path), "  it does not answer (in 15 s): its log says more"]
+        lines_of(rescalefs(home, "umount", "--lazy", str(mounted.path)))
+        assert system.mounted_type(mounted.path) is None
+    finally:
+        mounted.process.send_signal(signal.SIGCONT)
 
 
 # ---- cache ----
