@@ -26,13 +26,14 @@ from rescalefs.finality import GIVEN_UP_AFTER_S, ended_for_s, is_final, is_long_
 from rescalefs.kept import Kept
 from rescalefs.known import FOR_EVER_S, Answer, Known, Lifetimes
 from rescalefs.listings import KeptTree, Listings, is_same
+from rescalefs.live_names import LiveNames
 from rescalefs.loader import Loader
 from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run, Status
 from rescalefs.packed import PackedFiles, PackedTree, pack
 from rescalefs.shown import Changed, Shown
 from rescalefs.sweeps import Sweeps
 from rescalefs.timing import Clock
-from rescalefs.tree import Branch, LivePath, Tree, build_tree
+from rescalefs.tree import Branch, Tree, build_tree
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -98,8 +99,9 @@ class Catalog:
         self._clock = clock
         self._wall_clock = wall_clock
         self._known = Known(clock)
+        self._live_names = LiveNames(client, followed, self._lifetimes, deadline_s=deadline_s, clock=clock)
         self._lock = threading.Lock()  # guards the field below; nothing else is done under it
-        self._last_views: dict[tuple[str, str], tuple[RunView, float]] = {}
+        self._last_views: dict[tuple[str, str], RunView] = {}
 
     # ---- jobs ----
 
@@ -261,8 +263,21 @@ class Catalog:
             return view
         state = self._state(job_id, run)
         what = f"the files of run {run_id} of job {job_id}"
-        view = self._ask(key, lambda: self._show(self._find_files(job_id, run, state)), what)
-        return view
+
+        def ask() -> RunView:
+            view: RunView = self._ask(key, lambda: self._show(self._find_files(job_id, run, state)), what)
+            return view
+
+        try:
+            return ask()
+        except Unavailable:
+            if state is not RunState.LIVE:
+                raise
+            # It may have ended since it was seen last.
+            self._known.drop(("runs", job_id))
+            self._known.drop(("status", job_id))
+            is_live = self._state(job_id, self.run(job_id, run_id)) is RunState.LIVE
+            return ask() if is_live else self.view(job_id, run_id)
 
     def is_steady(self, view: RunView) -> bool:
         """Tell whether a view is final, and nobody can remember that the run showed anything else in this mount."""
@@ -284,6 +299,8 @@ class Catalog:
 
     def _find_files(self, job_id: str, run: Run, state: RunState) -> Answer:
         """Return a run's files: a final one's from disk if they are there, and trusted or all there is."""
+        if state is not RunState.LIVE:
+            self._live_names.forget(job_id, run.id)
         kept = self._listings.tree(job_id, run) if run.completed_ns is not None else None
         if kept is not None and kept.is_trusted:
             return Answer(_packed(job_id, run, kept.tree), FOR_EVER_S, len(kept.tree.data))
@@ -296,34 +313,24 @@ class Catalog:
 
     def _list_files(self, job_id: str, run: Run, state: RunState, kept: KeptTree | None) -> Answer:
         lifetimes, key = self._lifetimes, (job_id, run.id)
-        # A live view that is slow to fail is not older for that.
-        looked_at, asked_at_s = self._clock(), self._wall_clock()
+        asked_at_s = self._wall_clock()
         with self._lock:
-            before, seen_at = self._last_views.get(key, (None, 0.0))
-        files = tuple(self._client.files(job_id, run.id, self._deadline()))
+            before = self._last_views.get(key)
         live_paths: list[str] = []
-        is_seen = True
-        if state is RunState.LIVE:
-            try:
-                live_paths = self._client.live_paths(job_id, run.id, self._deadline())
-            except (Unavailable, NotFound) as error:
-                # Not an empty run: the names seen last hold for one more lifetime, then the outputs stand alone.
-                log.info("%s", error)
-                if before is not None and looked_at - seen_at < 2 * lifetimes.live_s:
-                    live_paths = [leaf.path for leaf in before.root.leaves() if isinstance(leaf, LivePath)]
-                    is_seen = False
-                else:  # a file must not vanish under who follows it
-                    live_paths = list(self._followed(job_id, run.id))
-        elif state is RunState.SETTLING:
-            # Nor between the end and its upload.
+        if state is RunState.LIVE:  # before the outputs: what is uploaded meanwhile is in one of them at least
+            live_paths = self._live_names.paths(job_id, run.id)
+        elif state is RunState.SETTLING:  # a file must not vanish under who follows it, until its upload
             live_paths = list(self._followed(job_id, run.id))
+        files = tuple(self._client.files(job_id, run.id, self._deadline()))
         is_same = before is not None and before.state is not RunState.LIVE and set(before.files) == set(files)
         same_since = before.same_since if before is not None and is_same else self._clock()
         same_for_s = self._clock() - same_since if is_same else None
-        tree = build_tree(files, live_paths)
+        tree = build_tree(files)
         was_final = kept is not None and kept.has(tree)  # and is as it was then
         if state is RunState.SETTLING and (was_final or is_final(run, files, same_for_s, self._wall_clock())):
             state = RunState.FINAL
+        elif live_paths:
+            tree = build_tree(files, live_paths)
         view = RunView(job_id, run, state, tree, files, same_since)
         self._seen(view)
         if state is RunState.FINAL:
@@ -331,7 +338,7 @@ class Catalog:
                 self._last_views.pop(key, None)  # nothing will be compared with it any more
             return self._finish(view, tree, asked_at_s)
         with self._lock:
-            self._last_views[key] = (view, self._clock() if is_seen else seen_at)
+            self._last_views[key] = view
         return Answer(view, lifetimes.settling_s if state is RunState.SETTLING else lifetimes.live_s)
 
     def _swept(self, job_id: str, run: Run) -> Answer | None:

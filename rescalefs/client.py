@@ -126,12 +126,12 @@ class Client:
         """Return the paths of the files in a live run's working directory.
 
         Raises:
-            Unavailable: there is no live view now; the API says so in many ways, an empty list among them.
+            NotFound: there is no live view now; the API says so in many ways, an empty list among them.
         """
         path = f"{_run_path(job_id, run_id)}directory-contents/"
         answer = self._transport.json("directory_contents", RUNS, path, deadline_at, is_retried=False)
         if not isinstance(answer, list) or not answer:
-            raise Unavailable(f"no live view of run {run_id} of job {job_id} now")
+            raise NotFound(f"no live view of run {run_id} of job {job_id} now")
         paths = [row.get("path") if isinstance(row, Mapping) else None for row in answer]
         if not all(isinstance(path, str) and path for path in paths):
             raise Corrupt(f"the live view of run {run_id} of job {job_id} has entries without a path")

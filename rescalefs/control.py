@@ -43,6 +43,7 @@ class _Last:
     text: str
     at_s: float
     snapshots: frozenset[str] | None = None  # those that were there before, while a new one is waited for
+    error: RescaleError | None = None
 
 
 class Controls:
@@ -74,8 +75,7 @@ class Controls:
 
     def report(self, key: ActKey) -> bytes:
         """Return one line on how the last act went. Asks nothing."""
-        with self._lock:
-            last = self._last.get(key)
+        last = self._newest(key)
         return f"{last.text if last else f'no {key.act} was asked for'}\n".encode()
 
     def write(self, key: ActKey, data: bytes) -> None:
@@ -89,44 +89,56 @@ class Controls:
             DeadlineExceeded: no answer in time; the act may still happen.
         """
         check_payload(data, key.act)
+        before = self._newest(key)
         state = self._catalog.look_again(key.job_id, key.run_id)
         if state is not RunState.LIVE:
             stage = "has not begun" if state is RunState.PENDING else "has ended"
             raise NotPossibleNow(f"{key.act}: run {key.run_id} of job {key.job_id} {stage}; nothing was sent")
         snapshots = self._snapshots(key) if key.act == "snapshot" else None
         what = f"{key.act} of run {key.run_id} of job {key.job_id}"
-        self._loader.load(key, lambda: self._send(key, what, snapshots), what)
+        self._loader.load(key, lambda: self._send(key, what, snapshots, before), what)
 
     def _snapshots(self, key: ActKey) -> frozenset[str]:
         """Return the ids of the snapshots that are there; Busy if the last one asked for is not among them yet."""
         files = self._catalog.view(key.job_id, key.run_id).files
         there = frozenset(file.id for file in files if file.is_snapshot and file.is_uploaded)
-        with self._lock:
-            last = self._last.get(key)
+        last = self._newest(key)
         is_awaited = last is not None and last.snapshots is not None and not there - last.snapshots
         if last is not None and is_awaited and self._clock() - last.at_s < SNAPSHOT_PENDING_S:
             raise Busy(f"a snapshot of run {key.run_id} of job {key.job_id} is under way")
         return there
 
-    def _send(self, key: ActKey, what: str, snapshots: frozenset[str] | None) -> None:
+    def _newest(self, key: ActKey) -> _Last | None:
+        with self._lock:
+            return self._last.get(key)
+
+    def _send(self, key: ActKey, what: str, snapshots: frozenset[str] | None, before: _Last | None) -> None:
+        """Send the act, unless another writer's went out since *before*: then its answer is that of both."""
+        newest = self._newest(key)
+        if newest is not None and newest is not before:
+            if newest.error is not None:
+                raise newest.error
+            return
         try:
             answer: ActAnswer = self._client.act(key.act, key.job_id, key.run_id, self._clock() + self._deadline_s)
             if answer.exit_code != 0:
                 raise Unavailable(f"{what} failed with exit code {answer.exit_code}: {answer.reason}")
         except RescaleError as error:
-            self._remember(key, f"failed: {error}", None)
+            self._remember(key, f"failed: {error}", None, error)
             raise
         finally:
             self._catalog.refresh(key.job_id)
         self._remember(key, f"accepted{f': {answer.reason}' if answer.reason else ''}", snapshots)
 
-    def _remember(self, key: ActKey, outcome: str, snapshots: frozenset[str] | None) -> None:
+    def _remember(
+        self, key: ActKey, outcome: str, snapshots: frozenset[str] | None, error: RescaleError | None = None
+    ) -> None:
         when = datetime.fromtimestamp(self._wall_clock(), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         line = plain(" ".join(f"{when} {key.act} {outcome}".split()))
         log.info("job %s run %s: %s", key.job_id, key.run_id, line)
         self._record(key.job_id, key.run_id, key.act, outcome)
         with self._lock:
-            self._last[key] = _Last(line, self._clock(), snapshots)
+            self._last[key] = _Last(line, self._clock(), snapshots, error)
 
 
 def check_payload(data: bytes, name: str) -> None:

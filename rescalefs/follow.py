@@ -5,7 +5,7 @@ Bytes once served never change and the size only grows: when the file shrank or 
 generation, and handles of the old one get `Stale`, but for a read at offset 0, which moves the handle to the new one.
 
 Asking is driven by use: a stat or a read at the end of what is known asks again, at most every `poll_s` seconds,
-shared by all readers of the file, and less often while asking fails; when nobody looks, nobody asks.
+shared by all readers of the file, and less often while asking fails or is slow; when nobody looks, nobody asks.
 
 When the run ends, `tail` is dead. A file that is open goes on in the final one that was uploaded in its place, if that
 begins with every byte of the spool; until then its end is where the spool ends.
@@ -88,9 +88,9 @@ class LiveFile:
         # Written by the one fetch in flight and read by anyone; each assignment is atomic and true by itself.
         self.tailed = Tailed(key)
         self.ended: _Ended | None = None
-        self.asked_at = float("-inf")
+        self.due_at = float("-inf")  # from when on a look asks
         self.failures = 0  # in a row
-        self.failed_at = float("-inf")
+        self.failed_at = float("-inf")  # when the last look that failed began
 
     def __str__(self) -> str:
         return f"live file {self.key.path} of run {self.key.run_id} of job {self.key.job_id}"
@@ -270,22 +270,23 @@ class Follower:
     def _is_old(self, file: LiveFile) -> bool:
         if file.known is None:
             return True
-        return file.ended is None and self._clock() - file.asked_at >= self._poll_s
+        return file.ended is None and self._clock() >= file.due_at
 
     def _fetch(self, file: LiveFile) -> None:
         """Bring the spool of *file* up to date; runs once at a time for a file."""
         if not self._is_old(file):
             return  # another fetch has ended since the caller looked
+        began = self._clock()
         try:
             is_failing = file.failures > 0 and file.known is not None
-            if is_failing and (self._has_ended(file) or self._clock() - file.failed_at < self.interval_s(file)):
+            if is_failing and (self._has_ended(file) or began - file.failed_at < self.interval_s(file)):
                 return
             self._tailer.update(file.tailed)
             file.failures = 0
             self._run(file).seen += 1
         except RescaleError as error:
             file.failures += 1
-            file.failed_at = self._clock()
+            file.failed_at = began
             if self._has_ended(file):
                 return
             level = logging.WARNING if file.failures == 1 else logging.INFO
@@ -293,7 +294,9 @@ class Follower:
             log.log(level, "live file %s of run %s of job %s: %s", key.path, key.run_id, key.job_id, error)
             raise
         finally:
-            file.asked_at = self._clock()
+            ended = self._clock()
+            # From question to question; but who is slow to answer is left alone for as long as that took.
+            file.due_at = max(began + self._poll_s, ended + min(ended - began, self._poll_s))
             self._trim()
 
     def _trim(self) -> None:

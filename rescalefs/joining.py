@@ -2,8 +2,9 @@
 
 `tail` with `lines` tells the text of the last lines, newlines stripped, and no offset, so that they continue what is
 known is an inference. It is drawn only when the end of what is known, its *overlap*, stands in the answer in one place,
-and everything before it there is what is known, too. What the answer cannot tell is never made up: its last line
-may lack its newline, or be written at this moment, so it is left out until another line follows it.
+and everything before it there is what is known, too. What the answer cannot tell is never made up: its last line may be
+without a newline, or be written at this moment, so the newline is left out until another line follows it. The text is
+not: whatever is still to be written, even blanks that a server strips at the end of each line, comes after it.
 
 All functions are pure. That the overlap occurs once in all that is known is for the caller to see to, who has it.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import NamedTuple
 
 from rescalefs.models import LastLines
 
@@ -21,6 +21,8 @@ OVERLAP_BYTES = 4 * 1024
 OVERLAP_LINES = 32
 # An overlap longer than this, of very long lines, costs what joins are to save.
 MAX_OVERLAP_BYTES = 24 * 1024
+# How far back a trial reaches, once for each file: ten overlaps, and no more than any look may cost.
+TRIAL_BYTES = 40 * 1024
 # Lines asked for beyond the overlap and twice the growth that is expected: a burst is not worth a second request.
 SPARE_LINES = 32
 # An answer beyond this is not read to its end: joins are for files that grow little between two looks.
@@ -31,13 +33,6 @@ ODD = ("\0", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029
 ODD_BYTES = tuple(text.encode() for text in ODD)
 # What file(1) says of texts in other encodings, or with other line ends than "\n".
 _OTHER_TEXT = re.compile(r"\b(?:ISO|EBCDIC|extended|UTF-(?!8\b))|(?<!\bno )\bline terminators\b")
-
-
-class Joined(NamedTuple):
-    """What follows what is known, in whole lines; `is_held`: there is a last line, too, that may not be whole."""
-
-    new: bytes
-    is_held: bool
 
 
 class NoJoin(Enum):
@@ -74,14 +69,30 @@ def lines_to_ask(overlap: bytes, expected_lines: float) -> int:
     return overlap.count(b"\n") + 1 + SPARE_LINES + round(2 * expected_lines)
 
 
+def lines_to_try(end: bytes) -> int:
+    """Return how many last lines hold those which a server that tells lines otherwise than they are would spoil.
+
+    *end* is of what is known. They are the longest whole line, the last that begins with a blank, and the last that
+    ends with one: a server may cut lines, or strip them.
+    """
+    lines = end[-TRIAL_BYTES:].split(b"\n")[-2:0:-1]  # the last one first; what may be cut at either end is left out
+    longest = max(map(len, lines), default=0)
+    found = (
+        [len(line) == longest for line in lines],
+        [line[:1].isspace() for line in lines],
+        [line[-1:].isspace() for line in lines],
+    )
+    return 2 + max(each.index(True) if True in each else 0 for each in found)
+
+
 def is_too_much(overlap: bytes, lines: int, known_bytes: int) -> bool:
     """Tell whether so many *lines* like those of *overlap* cost about what reading the whole file does."""
     expected_bytes = lines * len(overlap) / overlap.count(b"\n")
     return expected_bytes > min(MAX_ANSWER_BYTES, known_bytes) / 2
 
 
-def join(answer: LastLines, asked: int, end: bytes, size: int, overlap: bytes) -> Joined | NoJoin:
-    """Return what *answer*, of the last *asked* lines, tells of what follows what is known.
+def join(answer: LastLines, asked: int, end: bytes, size: int, overlap: bytes) -> bytes | NoJoin:
+    """Return what *answer*, of the last *asked* lines, tells of what follows what is known; all but the last newline.
 
     *size* bytes are known; they end in *end*, which is all of them or as long as any answer, and that in *overlap*.
     """
@@ -103,11 +114,10 @@ def join(answer: LastLines, asked: int, end: bytes, size: int, overlap: bytes) -
     is_known = end.endswith(body[: at + len(overlap)]) and is_line
     if body.find(overlap, at + 1) >= 0 or not is_known or (begin > 0 and len(answer.lines) < asked):
         return NoJoin.ANOTHER  # a file of fewer lines than asked for is told from its beginning
-    known, rest = body[: at + len(overlap)], body[at + len(overlap) :]
-    new = rest[: rest.rfind(b"\n", 0, -1) + 1]
+    known, new = body[: at + len(overlap)], body[at + len(overlap) : -1]
     if not new.isascii() and known.isascii():
         return NoJoin.ANOTHER  # nothing shows that such characters come through as the bytes they are
-    return Joined(new, is_held=len(rest) - len(new) > 1)
+    return new
 
 
 def _is_text(file_type: str) -> bool:

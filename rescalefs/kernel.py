@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 
 # Seconds for which names are kept, and attributes of what is final.
 FINAL_S = 3600.0
-# Seconds for which attributes of what may change are kept: `tail -f` polls fstat once a second.
-CHANGEABLE_S = 1.0
+# Seconds for which attributes of what may change are kept. Less than the second after which `tail -f` asks for the size
+# again, by what it may take to drop them: else each other of its looks would be answered with what it knows.
+CHANGEABLE_S = 0.9
 # An answer that was under way while the kernel was made to forget arrives after it; this much later it has come.
 AGAIN_S = 5.0
 # How long one waits until the kernel has forgotten: it takes milliseconds, unless an operation in flight holds it.

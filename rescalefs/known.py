@@ -42,6 +42,7 @@ class Lifetimes:
     runs_over_s: float = 3600.0  # the runs of a job that is over
     runs_final_s: float = 86_400.0  # the same a day after the last one's end: this look confirms final runs
     live_s: float = 10.0  # the names in a live run: each look runs a command on the user's cluster
+    live_failing_s: float = 60.0  # the same, or an error, while Rescale fails to tell them
     settling_s: float = 15.0  # the outputs of a run that has just ended
     miss_s: float = 30.0  # that there is no such job
     offline_s: float = 2.0  # what is shown from disk because there is no network

@@ -70,7 +70,7 @@ class Namespace:
         Raises: as `node`.
         """
         above, _, name = path.rpartition("/")
-        met = self._current(above)
+        met = None if _is_too_long(name) else self._current(above)
         return met.attributes_of(name) if met is not None and name else self.node(path).attributes()
 
     def node(self, path: str) -> Node:
@@ -82,7 +82,7 @@ class Namespace:
             NotADirectory: the path goes on below something that is none.
         """
         above, _, name = path.rpartition("/")
-        met = self._current(above)
+        met = None if _is_too_long(name) else self._current(above)
         if met is not None and name:
             return met.child(name)
         node: Node = self._root
@@ -91,7 +91,7 @@ class Namespace:
             if name:
                 if not isinstance(node, Directory):
                     raise NotADirectory(f"{path} goes on below a file")
-                if len(name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
+                if _is_too_long(name):
                     raise NameTooLong(f"{path} has a name of more than {MAX_NAME_BYTES} bytes")
                 parent, node = node, node.child(name)
         if isinstance(parent, OutputDirectory) and parent.is_current():
@@ -107,6 +107,10 @@ class Namespace:
             self._met.pop(path, None)
             return None
         return met
+
+
+def _is_too_long(name: str) -> bool:
+    return len(name.encode(errors="surrogateescape")) > MAX_NAME_BYTES
 
 
 def _root(rooms: Rooms) -> Directory:

@@ -18,11 +18,11 @@ from rescalefs.errors import Corrupt, Refused, RescaleError, Unavailable
 from rescalefs.joining import (
     MAX_ANSWER_BYTES,
     MAX_OVERLAP_BYTES,
-    Joined,
     NoJoin,
     is_too_much,
     join,
     lines_to_ask,
+    lines_to_try,
     overlap_of,
 )
 from rescalefs.models import LastLines
@@ -45,7 +45,7 @@ CHECK_S = 600.0
 DOUBT_S = 10.0
 # Lines asked for did not reach back to what is known: so often twice as many are, before the file is read whole.
 MAX_DOUBLINGS = 2
-# A line that no other follows may not be whole, so the last lines do not tell it; after so long a whole read does.
+# A line that no other follows may not be whole: whether it ends there, a whole read tells after so long.
 HELD_S = 30.0
 # Joins that proved to be wrong are not tried again for so long: the next one might be, too.
 REFUTED_S = 3600.0
@@ -125,7 +125,9 @@ class Tailed:
         self.joins = Way()
         self.looked_at = 0.0
         self.lines_per_s = 0.0  # how fast it grew of late
-        self.held_since = float("inf")  # a last line is not told since then
+        self.held_since = float("inf")  # whether the last line ends there is not known since then
+        self.is_tried = False  # the server was seen to tell lines of it as they are
+        self.untold = 0  # by so many lines it should have grown for the last lines of this look not to continue it
 
 
 class Tailer:
@@ -161,13 +163,18 @@ class Tailer:
         self.counts["looks"] += 1
         now, before = self._clock(), tailed.spool
         lines = 0 if before is None else before.lines
+        tailed.untold = 0
         try:
             if not self._continue(tailed, now):
                 self._read(tailed, 0)
         except OSError as error:  # of the spool: what the transfer raises has become a RescaleError
             raise Unavailable(f"no room for live file {tailed.key.path}: {error.strerror}") from None
-        if before is not None and before is tailed.spool and now > tailed.looked_at:
-            tailed.lines_per_s = max(tailed.lines_per_s / 2, (before.lines - lines) / (now - tailed.looked_at))
+        if before is not None and before is tailed.spool:
+            grown_lines = before.lines - lines
+            if now > tailed.looked_at:
+                tailed.lines_per_s = max(tailed.lines_per_s / 2, grown_lines / (now - tailed.looked_at))
+            if grown_lines < tailed.untold:  # lines are told otherwise than they are
+                tailed.joins.failed(now)
         tailed.looked_at = now
 
     def _continue(self, tailed: Tailed, now: float) -> bool:
@@ -262,6 +269,7 @@ class Tailer:
                 self.count_replaced(tailed)
             tailed.changed_ns = self._wall_clock_ns()
             tailed.spool = spool
+            tailed.is_tried = False
         tailed.checked_at = self._clock()
         tailed.has_parts = tailed.has_joins = False
         tailed.held_since = float("inf")
@@ -283,17 +291,20 @@ class Tailer:
         for _ in range(1 + MAX_DOUBLINGS):
             if is_too_much(overlap, lines, spool.size):
                 return False
-            answer = self._last_lines(tailed, lines, now)
+            asked = lines if tailed.is_tried else max(lines, lines_to_try(end[-(spool.size // 2) :]))
+            answer = self._last_lines(tailed, asked, now)
             if answer is None:
                 return False
-            found = join(answer, lines, end, spool.size, overlap)
-            if isinstance(found, Joined):
+            found = join(answer, asked, end, spool.size, overlap)
+            if isinstance(found, bytes):
                 self._append(tailed, spool, found, now)
                 return True
-            log.info("live file %s: its last %d lines: %s", tailed.key.path, lines, found.value)
+            log.info("live file %s: its last %d lines: %s", tailed.key.path, asked, found.value)
             if found is NoJoin.UNFIT:
                 tailed.joins.failed(now)
-            if found is not NoJoin.TOO_SHORT:
+                return False
+            tailed.untold = asked - overlap.count(b"\n")
+            if found is NoJoin.ANOTHER:
                 return False
             lines *= 2
         return False
@@ -314,17 +325,15 @@ class Tailer:
         self.counts["bytes"] += sum(len(line) + 1 for line in answer.lines)
         return answer
 
-    def _append(self, tailed: Tailed, spool: Spool, joined: Joined, now: float) -> None:
+    def _append(self, tailed: Tailed, spool: Spool, new: bytes, now: float) -> None:
         self.counts["joins"] += 1
         tailed.joins.worked()
-        if joined.new:
+        tailed.is_tried = True
+        if new:
             tailed.has_parts = tailed.has_joins = True
-            spool.append(memoryview(joined.new))
+            spool.append(memoryview(new))
             tailed.changed_ns = self._wall_clock_ns()
-        if not joined.is_held:
-            tailed.held_since = float("inf")
-        elif joined.new or tailed.held_since == float("inf"):
-            tailed.held_since = now
+            tailed.held_since = float("inf") if new.endswith(b"\n") else now
 
     # ---- another file ----
 

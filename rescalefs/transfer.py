@@ -9,15 +9,19 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
+from collections.abc import Callable
+from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader, NewConnectionError, ProxyError
 from urllib3.util import Retry
 
+from rescalefs import __version__
 from rescalefs.errors import Corrupt, Unavailable
 from rescalefs.stalls import Stalls, Watched
 
@@ -40,6 +44,23 @@ class KeyAuth(requests.auth.AuthBase):
         if self.authorization is not None:
             request.headers["Authorization"] = self.authorization
         return request
+
+
+class _Session(requests.Session):
+    """Leaves redirections to its caller altogether: else all of their bodies is read, however long that takes."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Tell of none."""
+
+
+def new_session(adapter: HTTPAdapter) -> requests.Session:
+    """Return a session that sends what it is told to, over the connections of *adapter*."""
+    session = _Session()
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    session.headers["User-Agent"] = f"rescalefs/{__version__}"
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # the API is asked with the key alone
+    return session
 
 
 class Transfer:
@@ -154,6 +175,10 @@ def retry_after_s(response: requests.Response, default_s: T) -> float | T:
         return default_s
 
 
-def small_body(response: requests.Response, most_bytes: int) -> bytes:
-    """Return the beginning of an error's body; a POST's was read already, a GET's is still on the connection."""
-    return response.raw.read(most_bytes, decode_content=True) or response.content
+def small_body(response: requests.Response, most_bytes: int, check_time: Callable[[], object]) -> bytes:
+    """Return the beginning of a body, as it comes: it may drip, so *check_time* is asked, which raises."""
+    body = b""
+    while len(body) < most_bytes and (piece := response.raw.read1(most_bytes - len(body), decode_content=True)):
+        check_time()
+        body += piece
+    return body

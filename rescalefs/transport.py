@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from http.cookiejar import DefaultCookiePolicy
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -26,7 +26,6 @@ from urllib3 import HTTPResponse
 from urllib3.exceptions import TimeoutError as TransferTimeout
 from urllib3.util import Retry
 
-from rescalefs import __version__
 from rescalefs.breaker import Breaker
 from rescalefs.budget import Budget, Priority, Turn
 from rescalefs.credentials import Key
@@ -51,6 +50,7 @@ from rescalefs.transfer import (
     cause,
     host_of,
     is_unconnected,
+    new_session,
     retry_after_s,
     small_body,
 )
@@ -67,6 +67,8 @@ MAX_REDIRECTS = 4
 _READ_BYTES = 64 * 1024
 # What is looked at of an answer that is an error, or that should be JSON and is not.
 _SHOWN_BYTES = 2000
+# What is read of a redirection, so that its connection serves again, and of the answer to an act.
+_SMALL_BYTES = 64 * 1024
 # How long a server that throttles is left alone when it does not say.
 _LEFT_ALONE_S = 1.0
 
@@ -207,28 +209,33 @@ class Transport:
         if self._reach is not None:
             self._reach.check(what)
         taken = self._budget.take(scope, deadline_at, Turn(Priority.READ))
-        left_s = remaining_s(deadline_at, what, self._clock)
+        check_time = partial(remaining_s, deadline_at, what, self._clock)
+        left_s = check_time()
         self._count(endpoint)
         try:
             # A connection of its own: on a kept one that the server has just closed, a POST that was lost
             # and one that arrived cannot be told apart.
-            with self._new_session(HTTPAdapter()) as session:
-                response = session.post(
+            with (
+                new_session(HTTPAdapter()) as session,
+                session.post(
                     f"{self.origin}/api/v2/{path}",
                     auth=KeyAuth(self._key.authorization),
+                    stream=True,
                     timeout=(min(CONNECT_S, left_s), left_s),
                     allow_redirects=False,
-                )
+                ) as response,
+            ):
+                if response.status_code == 429:
+                    self._budget.throttled(scope, retry_after_s(response, _LEFT_ALONE_S), taken)
+                if not 200 <= response.status_code < 300:
+                    raise self._error_of(response, what, check_time)
+                body = small_body(response, _SMALL_BYTES, check_time)
         except ValueError as error:  # a key that no header can carry
             raise Refused(f"{what}: nothing was sent: {cause(error)}", 0) from None
-        except TRANSPORT_ERRORS as error:
+        except (*TRANSPORT_ERRORS, DeadlineExceeded) as error:
             raise Unavailable(f"{what}: no answer, so it may or may not have been done: {cause(error)}") from None
-        if response.status_code == 429:
-            self._budget.throttled(scope, retry_after_s(response, _LEFT_ALONE_S), taken)
-        if not 200 <= response.status_code < 300:
-            raise self._error_of(response, what)
         try:
-            return response.json() if response.content else {}
+            return json.loads(self._key.hide(body.decode()))
         except (ValueError, RecursionError):
             return {}  # a success need not be JSON: the job-level stop is documented with an empty 202
 
@@ -284,7 +291,7 @@ class Transport:
                     return answer
                 wait_s = retry_after_s(response, None)
                 with response:
-                    failure = self._error_of(response, what)
+                    failure = self._error_of(response, what, partial(remaining_s, deadline_at, what, self._clock))
                 if not retry.is_retry("GET", status):
                     if self._breaker is not None:
                         self._breaker.answered(endpoint)
@@ -347,7 +354,8 @@ class Transport:
                 target = response.headers.get("Location")
                 if response.status_code not in (301, 302, 303, 307, 308) or not target:
                     return response
-                response.close()
+                with response:
+                    small_body(response, _SMALL_BYTES, partial(remaining_s, deadline_at, "GET", self._clock))
                 url = urljoin(url, target)
                 redirects += 1
                 host = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
@@ -358,12 +366,12 @@ class Transport:
         finally:
             self._idle.append(session)
 
-    def _error_of(self, response: requests.Response, what: str) -> RescaleError:
+    def _error_of(self, response: requests.Response, what: str, check_time: Callable[[], object]) -> RescaleError:
         """Turn a refusal into an error. Its body may be JSON of several shapes, or a proxy's HTML."""
         try:
-            body = json.loads(small_body(response, _SHOWN_BYTES))
+            body = json.loads(small_body(response, _SHOWN_BYTES, check_time))
             detail = str(body.get("detail") or body) if isinstance(body, Mapping) else str(body)
-        except (*TRANSPORT_ERRORS, ValueError, RecursionError):
+        except (*TRANSPORT_ERRORS, DeadlineExceeded, ValueError, RecursionError):
             detail = response.reason or ""
         text = f"{what}: {response.status_code} {self._key.hide(detail)[:200]}".rstrip()
         match response.status_code:
@@ -388,13 +396,4 @@ class Transport:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._new_session(self._adapter)
-
-    @staticmethod
-    def _new_session(adapter: HTTPAdapter) -> requests.Session:
-        session = requests.Session()
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        session.headers["User-Agent"] = f"rescalefs/{__version__}"
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # the API is asked with the key alone
-        return session
+            return new_session(self._adapter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,7 +26,8 @@ class Source:
 
     Its last lines are served if it *has_lines*: as text, split at newlines, without what the last newline ends.
     Faults: `error` instead of an answer, `range_error` instead of a part, `lines_error` instead of lines, `cut` after
-    so many bytes, `file_type` of another file.
+    so many bytes, `file_type` of another file, `tells` other lines than there are.
+    `asked` is called before each answer, and may take its time.
     """
 
     def __init__(self, data: bytes = b"") -> None:
@@ -38,6 +40,7 @@ class Source:
         self.lines: list[int] = []
         self.lines_error: Exception | None = None
         self.file_type = "ASCII text"
+        self.tells: Callable[[list[str]], list[str]] = list
         self.range_error: Exception | None = None
         self.opened = 0
         self.closed = 0
@@ -45,6 +48,7 @@ class Source:
         self.error: Exception | None = None
         self.cut: int | None = None
         self.gate: threading.Event | None = None  # held, it lets nothing through
+        self.asked: Callable[[], object] = lambda: None
 
     def tail(self, job_id: str, run_id: str, path: str, *, start: int, is_retried: bool, deadline_at: float) -> Stream:
         assert (job_id, run_id, path) == KEY
@@ -52,6 +56,7 @@ class Source:
         self.starts.append(start)
         if self.gate is not None:
             assert self.gate.wait(WAIT_S)
+        self.asked()
         if self.error is not None:
             raise self.error
         if start and self.range_error is not None:
@@ -67,12 +72,13 @@ class Source:
     ) -> LastLines:
         assert (job_id, run_id, path) == KEY
         self.lines.append(lines)
+        self.asked()
         if not self.has_lines:
             raise Refused("no lines", 400)
         if (error := self.lines_error or self.error) is not None:
             raise error
         *told, rest = self.data.decode(errors="replace").split("\n")
-        told = [*told, *([rest] if rest else [])][-lines:]
+        told = self.tells([*told, *([rest] if rest else [])][-lines:])
         if sum(map(len, told)) > max_bytes:
             raise Refused("too much", 200)
         return LastLines(f"/home/job_LiveR/work/{path}: {self.file_type}", tuple(told))

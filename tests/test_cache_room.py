@@ -260,6 +260,23 @@ def test_a_file_that_is_cut_while_it_is_open_is_a_miss(start: Open, tmp_path: Pa
     assert VICTIM.read(cache) == VICTIM.bytes(0, VICTIM.size)
 
 
+@pytest.mark.parametrize("length", [0, ONE - 1, ONE])
+def test_what_is_written_to_a_file_that_was_cut_makes_no_hole(start: Open, tmp_path: Path, length: int) -> None:
+    """A block that was cut away and read before is not zeros once a later one is written; for others neither."""
+    cache, other = start(), start()
+    VICTIM.write(cache, 0, 2)
+    for each in (cache, other):
+        assert VICTIM.read(each, 0, 2 * BLOCK_BYTES) is not None
+    os.truncate(files(tmp_path)[0], length)
+
+    assert VICTIM.write(cache, 2, 3)
+
+    for each in (cache, other, start()):
+        assert VICTIM.read(each, 0, BLOCK_BYTES) in (None, VICTIM.bytes(0, BLOCK_BYTES))
+        assert VICTIM.read(each, BLOCK_BYTES, 2 * BLOCK_BYTES) is None
+    assert VICTIM.read(cache, 2 * BLOCK_BYTES, 3 * BLOCK_BYTES) == VICTIM.bytes(2 * BLOCK_BYTES, 3 * BLOCK_BYTES)
+
+
 def test_who_reads_what_another_one_removed_notices_in_a_minute(start: Open, tmp_path: Path) -> None:
     """A segment whose file is gone is read on, then let go: its bytes do not stay on disk for ever."""
     seconds = [1e6]

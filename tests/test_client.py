@@ -113,9 +113,9 @@ def test_every_no_of_a_run_that_is_not_live_is_an_error(
 
 
 NO_LIVE_VIEWS: list[tuple[object, type[RescaleError]]] = [
-    (None, Unavailable),
-    ("log", Unavailable),
-    ({"results": [{"path": "log"}]}, Unavailable),
+    (None, NotFound),
+    ("log", NotFound),
+    ({"results": [{"path": "log"}]}, NotFound),
     ([None], Corrupt),
     (["log"], Corrupt),
     ([{"path": "log"}, {"resource": "/api/v2/x"}], Corrupt),

@@ -269,6 +269,41 @@ def test_writers_at_once_share_one_post(
     assert posts(emulator) == 1
 
 
+@pytest.mark.parametrize("key", [STOP, SNAPSHOT], ids=lambda key: key.act)
+@pytest.mark.parametrize("fault", [{}, {"drop": True}], ids=["accepted", "no answer"])
+def test_a_writer_whose_look_takes_longer_shares_what_was_sent_meanwhile(
+    key: ActKey,
+    fault: dict[str, Any],
+    live: Run,
+    acting: Acting,
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two writers at once one has acted when the other one has looked: one POST, and its answer is that of both."""
+    emulator.faults.add(endpoint=key.act, latency_s=0, **fault)
+    load, outcomes = acting.loader.load, []
+
+    def write() -> None:
+        try:
+            acting.controls.write(key, b"1")
+        except Unavailable as error:
+            outcomes.append(str(error))
+        else:
+            outcomes.append("done")
+
+    def load_late(*args: Any) -> Any:
+        monkeypatch.setattr(acting.loader, "load", load)
+        write()  # the other one, from its beginning to its end
+        return load(*args)
+
+    monkeypatch.setattr(acting.loader, "load", load_late)
+    write()
+
+    assert posts(emulator) == 1
+    assert outcomes == [outcomes[0]] * 2
+    assert (outcomes[0] == "done") == (not fault)
+
+
 def test_an_act_that_takes_too_long_goes_on_and_is_not_repeated(
     live: Run, clock: ManualClock, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

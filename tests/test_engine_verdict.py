@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from rescalefs.models import Digest
 from tests.conftest import wait_for
 from tests.disk_use import files
 from tests.faulty_source import LONG_S
-from tests.test_engine import MIB, Begin, made, read_through, settle, source_of
+from tests.test_engine import LIMIT, MIB, Begin, made, read_through, settle, source_of
 from tests.test_engine import begin as begin
 
 SIZE = 20 * MIB
@@ -261,6 +262,32 @@ def test_a_check_that_fails_does_not_end_the_others(tmp_path: Path, caplog: pyte
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
+def test_a_huge_file_does_not_keep_others_from_their_verdict(tmp_path: Path) -> None:
+    """Checksums are computed in turns, a piece of each."""
+    with closing(DiskCache(tmp_path, LIMIT, min_free_bytes=0)) as cache:
+        cache.start()
+        store, contents = Store(cache), {str(number) * 40: made(size) for number, size in enumerate([SIZE, 6 * MIB])}
+        for identity, (data, _) in contents.items():
+            store.write(identity, 0, memoryview(data), len(data))
+        verifier, verdicts, told = Verifier(store), [], threading.Event()
+        checks = []
+
+        def note(check: Check, is_right: bool) -> None:
+            verdicts.append((check.identity[0], is_right, checks[0].at))
+            if len(verdicts) == len(checks):
+                told.set()
+
+        for identity, (data, file) in contents.items():
+            assert file.digest is not None
+            checks.append(Check(identity, len(data), file.digest, note))
+            verifier.go_on(checks[-1])
+        verifier.start()
+        assert told.wait(LONG_S)
+        verifier.close()
+    assert [verdict[:2] for verdict in verdicts] == [("1", True), ("0", True)]
+    assert verdicts[0][2] < SIZE
+
+
 def test_first_sums_tell_what_is_new_and_what_is_another() -> None:
     """New blocks are told by the first one, the same again is the same, another is refused and not kept."""
     sums = FirstSums(10 * BLOCK_BYTES)
@@ -284,9 +311,9 @@ def test_a_hit_that_completes_a_file_waits_for_the_verdict(begin: Begin) -> None
     assert handle.read(0, BLOCK_BYTES) == changed(data, 0)[:BLOCK_BYTES]  # nobody can know yet
     follow, may_go_on = engine._verifier._follow, threading.Event()
 
-    def slowly(check: Check) -> None:
+    def slowly(check: Check) -> bool:
         assert may_go_on.wait(LONG_S)
-        follow(check)
+        return follow(check)
 
     engine._verifier._follow = slowly  # type: ignore[method-assign]
     source.let_go()

@@ -221,6 +221,19 @@ def test_looks_are_no_more_than_one_an_interval_and_none_without_use(stack: Stac
     assert stack.source.tails == tails + 1
 
 
+@pytest.mark.parametrize(("answer_s", "next_s"), [(0.0, 2.0), (0.3, 2.0), (1.0, 2.0), (1.5, 3.0), (5.0, 7.0)])
+def test_the_interval_begins_with_the_question(stack: Stack, answer_s: float, next_s: float) -> None:
+    """But a server that is slow to answer is left alone for as long as it took, or for an interval if that is less."""
+    stack.size()
+    stack.source.asked = lambda: stack.clock.advance(answer_s)
+    stack.clock.advance(60)
+    began, tails = stack.clock.now(), stack.source.tails
+    for at_s, asked in ((0.0, 1), (next_s - 0.01, 1), (next_s + 0.01, 2)):
+        stack.clock.advance(max(0.0, began + at_s - stack.clock.now()))
+        stack.size()
+        assert stack.source.tails - tails == asked
+
+
 def test_a_look_that_fails_is_not_repeated_at_once(stack: Stack) -> None:
     """While the API is down a file that is known is served as it is, and asked for once an interval."""
     stack.source.data = b"Time = 0\n"

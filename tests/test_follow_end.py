@@ -132,19 +132,37 @@ def test_a_name_stays_while_it_is_followed_only(ending: Ending) -> None:
     assert paths(ending.catalog.view("LiveR", "1")) == {"first"}
 
 
+def test_who_follows_a_file_that_the_run_removed_keeps_no_run_from_being_final(ending: Ending) -> None:
+    """Though somebody has it open: he reads what is known to its end, and the run is final without it."""
+    ending.run.add_live("scratch", b"kept by nobody")
+    removed, log = ending.follower.open(KEY._replace(path="scratch")), ending.follower.open(KEY)
+    ending.run.live["scratch"].remove()
+    ending.run.finish()
+    ending.pass_s(20)
+    assert paths(ending.catalog.view("LiveR", "1")) == {"case/log", "scratch"}
+    ending.pass_s(100)
+
+    for _ in range(2):
+        view = ending.catalog.view("LiveR", "1")
+        assert (view.state, paths(view)) == (RunState.FINAL, {"case/log"})
+        assert removed.read(5, 100) == b"by nobody"
+        ending.clock.advance(7200)
+    assert log.read(0, 10) == LOG[:10]
+
+
 def test_a_name_stays_while_it_is_followed_though_the_live_view_is_dead(ending: Ending) -> None:
     """A directory that cannot be listed for minutes takes no name from who follows it; tail goes on."""
     handle = ending.follower.open(KEY)
     assert paths(ending.catalog.view("LiveR", "1")) == {"case/log"}
     ending.emulator.faults.add(endpoint="directory_contents", status=500)
     ending.run.live["case/log"].append(b"more")
-    for _ in range(4):
-        ending.clock.advance(60)
+    for _ in range(30):
+        ending.clock.advance(10.5)
         assert paths(ending.catalog.view("LiveR", "1")) == {"case/log"}
 
     assert handle.read(len(LOG), 100) == b"more"
     handle.close()
-    ending.clock.advance(60)
+    ending.clock.advance(10.5)
     assert paths(ending.catalog.view("LiveR", "1")) == set()
 
 

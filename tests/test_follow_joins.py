@@ -51,33 +51,34 @@ def joins(stack: Stack) -> int:
 
 
 def test_only_what_follows_is_asked_for(stack: Stack) -> None:
-    """A look costs one request of a few hundred lines; the last line comes with the one that follows it."""
+    """A look costs one request of a few hundred lines, and brings all but the newline of the last one."""
     handle = stack.open()
     for number in range(100):
-        before = stack.source.data
         stack.source.data += b"one %d\ntwo %d\n" % (number, number)
         tails, asked = look(stack)
         assert (tails, len(asked)) == ([], 1)
         assert asked[0] < 400
-        assert handle.read(0, 10**8) == before + b"one %d\n" % number
+        assert handle.read(0, 10**8) == stack.source.data[:-1]
     assert joins(stack) == 100
     look(stack)
-    assert handle.read(0, 10**8) == before + b"one 99\n"
+    assert handle.read(0, 10**8) == stack.source.data[:-1]
 
 
-def test_a_line_that_none_follows_is_told_by_a_whole_read(stack: Stack) -> None:
+def test_where_a_line_ends_that_none_follows_is_told_by_a_whole_read(stack: Stack) -> None:
     """Half a minute after it was written last; what ends without a newline then is read whole no more."""
     stack.source.data += b"one\n"
     assert look(stack)[0] == []
+    assert served(stack) == LOG + b"one"
     stack.source.data += b"the last wo"
     assert [look(stack)[0] for _ in range(3)] == [[], [], []]
-    assert served(stack) == LOG + b"one\n"
+    assert served(stack) == LOG + b"one\nthe last wo"
 
-    assert look(stack, after_s=HELD_S) == ([len(LOG) + 4 - OVERLAP_BYTES], [])
-    assert served(stack) == stack.source.data
+    assert look(stack, after_s=HELD_S) == ([len(LOG) + 15 - OVERLAP_BYTES], [])
     assert [look(stack, after_s=HELD_S)[0] for _ in range(3)] == [[], [], []]
-    stack.source.data += b"rds\nmore\n"
-    look(stack)
+    stack.source.data += b"rds\n"
+    assert look(stack)[0] == []
+    assert served(stack) == LOG + b"one\nthe last words"
+    assert look(stack, after_s=HELD_S)[0] != []
     assert served(stack) == LOG + b"one\nthe last words\n"
 
 
@@ -88,7 +89,7 @@ def test_as_much_is_asked_for_as_the_log_grows(stack: Stack) -> None:
         stack.source.data += lines(count, str(len(before)))
         tails, asked = look(stack)
         assert (tails, len(asked)) == ([], requests), (count, asked)
-        assert served(stack) == stack.source.data[: stack.source.data.rindex(b"\n", 0, -1) + 1]
+        assert served(stack) == stack.source.data[:-1]
     while stack.source.lines[-1] > 300:  # a log that grows less is asked for less
         assert len(look(stack)[1]) == 1
     stack.source.data += lines(20_000, "burst")
@@ -220,7 +221,7 @@ def test_a_wrong_join_is_refuted_within_ten_minutes(stack: Stack, change: Callab
     handle = stack.open()
     stack.source.data = change(LOG) + b"one\ntwo\n"
     assert look(stack)[0] == []
-    assert handle.read(len(LOG), 100) == b"one\n"
+    assert handle.read(len(LOG), 100) == b"one\ntwo"
 
     assert len(look(stack, after_s=CHECK_S)[0]) == 1
     stats = stack.follower.stats()
@@ -243,7 +244,7 @@ def test_a_wrong_join_is_refuted_within_ten_minutes(stack: Stack, change: Callab
 
 
 def test_a_log_of_fifty_megabytes_costs_kilobytes_a_look(tmp_path: Path) -> None:
-    """It grows by 1 KiB a look, with eight who follow: one request of at most 64 KiB, all whole lines for all."""
+    """It grows by 1 KiB a look, with eight who follow: one request of at most 64 KiB, all text for all."""
     with ExitStack() as exits:
         ending = serve(exits, tmp_path, lines(50 * MIB // 40), 0.0)
         emulator, follower, log = ending.emulator, ending.follower, ending.run.live["case/log"]
@@ -256,7 +257,7 @@ def test_a_log_of_fifty_megabytes_costs_kilobytes_a_look(tmp_path: Path) -> None
             for number in range(10):
                 log.append(b"".join(b"%4d %58d\n" % (number, line) for line in range(16)))
                 ending.clock.advance(2.5)
-                written = log.read()[size:-64]  # all but the last line
+                written = log.read()[size:-1]  # all but the last newline
                 for got in pool.map(lambda handle: handle.read(size, MIB), handles):
                     assert got in (written, written[: -16 * 64])  # who does not wait long enough sees it the next time
                 assert follower.file(KEY).size() == size + len(written)
@@ -274,7 +275,7 @@ def test_the_end_of_the_run_refutes_a_wrong_join(tmp_path: Path) -> None:
         ending.pass_s(4)
         log.replace(rotated(LOG) + b"one\ntwo\n")
         ending.pass_s(4)
-        assert handle.read(len(LOG), 100) == b"one\n"
+        assert handle.read(len(LOG), 100) == b"one\ntwo"
         ending.run.finish()
         ending.pass_s(100)
 
@@ -286,7 +287,7 @@ def test_the_end_of_the_run_refutes_a_wrong_join(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dead", [404, 400, 500, "detail", "empty"])
 def test_a_run_that_ends_between_joins_goes_on_as_its_final_file(dead: Any, tmp_path: Path) -> None:
-    """Whatever a dead tail says to the question for lines: the held line and the rest come from the upload."""
+    """Whatever a dead tail says to the question for lines: the last newline and the rest come from the upload."""
     with ExitStack() as exits:
         ending = serve(exits, tmp_path, LOG, 10.0)
         ending.emulator.habits.dead_live = dead
@@ -294,11 +295,12 @@ def test_a_run_that_ends_between_joins_goes_on_as_its_final_file(dead: Any, tmp_
         ending.pass_s(4)
         log.append(b"one\ntwo\n")
         ending.pass_s(4)
-        assert handle.read(len(LOG), 100) == b"one\n"
+        assert handle.read(len(LOG), 100) == b"one\ntwo"
+        log.append(b"three\n")
         ending.run.finish()
         ending.pass_s(200)
 
-        assert handle.read(len(LOG) + 4, 100) == b"two\n"
+        assert handle.read(len(LOG) + 7, 100) == b"\nthree\n"
         assert ending.follower.stats()["live.replaced"] == 0
 
 

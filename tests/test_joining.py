@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rescalefs import joining
-from rescalefs.joining import Joined, NoJoin, is_too_much, join, lines_to_ask, overlap_of
+from rescalefs.joining import NoJoin, is_too_much, join, lines_to_ask, lines_to_try, overlap_of
 from rescalefs.models import LastLines
 
 TYPE = "/home/job_J/work/a: b/text.log: "
@@ -25,7 +25,7 @@ def told(data: bytes, lines: int, *, keeps_empty: bool = False) -> LastLines:
     return LastLines(TYPE + "ASCII text", tuple(parts[-lines:]))
 
 
-def joined(known: bytes, answer: LastLines, asked: int) -> Joined | NoJoin:
+def joined(known: bytes, answer: LastLines, asked: int) -> bytes | NoJoin:
     """Join as one does who knows all of *known*."""
     overlap = overlap_of(known)
     assert overlap is not None
@@ -60,7 +60,7 @@ def test_what_is_believed_is_what_the_server_would_say_of_it(
 ) -> None:
     """Of any two texts, related or not: a join means that what is known, so continued, has those last lines.
 
-    Of a file that did grow without a repeat of the overlap it is what follows there, but for the last line.
+    Of a file that did grow without a repeat of the overlap it is what follows there, but for the last newline.
     """
     overlap = overlap_of(known)
     if overlap is None:
@@ -73,27 +73,22 @@ def test_what_is_believed_is_what_the_server_would_say_of_it(
     found = joined(known, answer, asked)
     text = "\n".join(answer.lines).encode() + b"\n"
     places = places_of(overlap, text)
-    if not isinstance(found, Joined):
+    if not isinstance(found, bytes):
         assert found is not NoJoin.UNFIT
         assert found is not NoJoin.TOO_SHORT or not places
         return
     assert len(places) == 1
-    assert found.new == b"" or found.new.endswith(b"\n")
-    whole = known + found.new
-    more = answer.lines[-1].encode().removeprefix(whole[whole.rfind(b"\n") + 1 :])
-    ends = [whole, whole + more, whole + b"\n"]  # with the last line known, left out, or known but for its newline
+    whole = known + found
+    ends = [whole, whole + b"\n"]
     assert answer.lines in [told(end, len(answer.lines), keeps_empty=keeps_empty).lines for end in ends]
     if is_grown and len(places_of(overlap, file + b"\n")) == 1:
-        assert file.startswith(whole)
-        rest = file[len(whole) :]
-        assert b"\n" not in rest[:-1]
-        assert found.is_held == (rest not in (b"", b"\n"))
+        assert file in ends
 
 
 @shared
 @given(st.integers(400, 900), st.integers(0, 8), st.integers(0, 100), st.integers(0, 8), st.booleans())
 def test_growth_is_always_joined(lines: int, cut: int, grown: int, more: int, keeps_empty: bool) -> None:
-    """Of a log without repeats, cut anywhere and grown by as many lines as were expected: all but the last line."""
+    """Of a log without repeats, cut anywhere and grown by as many lines as were expected: all but the last newline."""
     known = b"".join(NUMBERED.splitlines(keepends=True)[:lines]) + (b"Time = %d\n" % lines)[:cut]
     file = b"".join(NUMBERED.splitlines(keepends=True)[: lines + grown]) + (b"Time = %d\n" % (lines + grown))[:more]
     overlap = overlap_of(known)
@@ -102,11 +97,30 @@ def test_growth_is_always_joined(lines: int, cut: int, grown: int, more: int, ke
     found = joined(known, told(file, asked, keeps_empty=keeps_empty), asked)
 
     if not file.startswith(known):  # it was cut inside of its last line, with nothing after it
-        assert not isinstance(found, Joined) or found.new == b""
+        assert found in (NoJoin.TOO_SHORT, NoJoin.ANOTHER, b"")
         return
-    assert isinstance(found, Joined)
-    assert file.startswith(known + found.new)
-    assert b"\n" not in file[len(known + found.new) : -1]
+    assert isinstance(found, bytes)
+    assert known + found in (file, file.removesuffix(b"\n"))
+
+
+LINES = st.lists(st.text("ab ", max_size=6), max_size=12).map("\n".join).map(str.encode)
+# How a server may spoil lines.
+SPOILED: dict[str, Callable[[bytes], bytes]] = {
+    "begin": bytes.lstrip,
+    "end": bytes.rstrip,
+    "both": bytes.strip,
+    "cut": lambda line: line[:3],
+}
+
+
+@shared
+@given(LINES, st.sampled_from(sorted(SPOILED)))
+def test_a_trial_holds_what_a_server_would_spoil(known: bytes, how: str) -> None:
+    """If any whole line would be told otherwise than it is, one of those asked for is."""
+    whole = known.split(b"\n")[1:-1]
+    asked = known.split(b"\n")[-lines_to_try(known) :]
+    if any(SPOILED[how](line) != line for line in whole):
+        assert any(SPOILED[how](line) != line for line in asked[:-1])
 
 
 # ---- what is no overlap ----
@@ -150,10 +164,12 @@ END = overlap_of(NUMBERED) or b""
 
 
 def test_the_example_is_believed() -> None:
-    """What the cases below differ from by one thing each; the last line waits for another."""
-    assert joined(NUMBERED, told(GROWN, ASKED), ASKED) == Joined(b"Time = 1000\n", is_held=True)
-    assert joined(NUMBERED, told(NUMBERED, ASKED), ASKED) == Joined(b"", is_held=False)
-    assert joined(NUMBERED, told(NUMBERED[:-1], ASKED), ASKED) == Joined(b"", is_held=False)
+    """What the cases below differ from by one thing each; the last newline waits for another line."""
+    assert joined(NUMBERED, told(GROWN, ASKED), ASKED) == b"Time = 1000\nTime = 1001"
+    assert joined(NUMBERED, told(GROWN, ASKED, keeps_empty=True), ASKED) == b"Time = 1000\nTime = 1001\n"
+    assert joined(NUMBERED, told(NUMBERED, ASKED), ASKED) == b""
+    assert joined(NUMBERED, told(NUMBERED[:-1], ASKED), ASKED) == b""
+    assert joined(NUMBERED + b"Time =", told(GROWN, ASKED), ASKED) == b" 1000\nTime = 1001"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +222,7 @@ def test_a_character_that_was_seen_to_come_through_may_come_again() -> None:
     """Where the part that is known holds one, the server's text has it as UTF-8 means it."""
     known = NUMBERED + "Temp\u00e9rature\n".encode()
     grown = known + "Temp\u00e9rature\nend\n".encode()
-    assert joined(known, told(grown, ASKED), ASKED) == Joined("Temp\u00e9rature\n".encode(), is_held=True)
+    assert joined(known, told(grown, ASKED), ASKED) == "Temp\u00e9rature\nend".encode()
 
 
 @pytest.mark.parametrize("lines", [("a\nb",), ("half a pair \ud800",), ("ends in one\n", "x\n")], ids=repr)
@@ -241,7 +257,7 @@ def test_lines_that_are_no_lines_are_unfit(lines: tuple[str, ...]) -> None:
 def test_only_text_of_known_bytes_is_believed(says: str, is_believed: bool) -> None:
     """What file(1) says decides, not what the path before it looks like."""
     found = joined(NUMBERED, LastLines(TYPE + says, told(GROWN, ASKED).lines), ASKED)
-    assert isinstance(found, Joined) is is_believed
+    assert isinstance(found, bytes) is is_believed
 
 
 # ---- how many lines ----

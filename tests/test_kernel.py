@@ -117,6 +117,19 @@ def test_there_is_no_room_for_ever(calls: Calls) -> None:
     memory.close()
 
 
+def test_who_looks_every_second_is_answered_by_the_mount(calls: Calls) -> None:
+    """`tail -f` asks for the size a second after it had it: what the kernel kept is dropped before, with time left."""
+    clock = ManualClock()
+    memory = KernelMemory(clock.now)
+    memory.start(calls, list)
+    memory.told("/log")
+    clock.advance(0.95)
+    memory.forget()  # wakes the thread, whose clock stands still
+
+    wait_for(lambda: not memory.is_unsure("/log"), SOON_S, lambda: f"{calls.made}")
+    memory.close()
+
+
 def test_without_a_kernel_there_is_nothing_to_do() -> None:
     """Before the mount has begun nothing waits and nothing is kept."""
     memory = KernelMemory()

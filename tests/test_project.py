@@ -35,7 +35,7 @@ ROWS = [
     {"nodes"},
     {"ahead", "control", "ending", "events", "generated", "tables", "waiting"},
     {"catalog", "follow", "content"},
-    {"listings", "finality", "shown", "sweeps"},
+    {"listings", "live_names", "finality", "shown", "sweeps"},
     {"packed"},
     {"tailing", "tree"},
     {"client"},

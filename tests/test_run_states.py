@@ -14,7 +14,7 @@ from rescalefs.client import Client
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
-from rescalefs.errors import AccessDenied, Unavailable
+from rescalefs.errors import AccessDenied, DeadlineExceeded, Unavailable
 from rescalefs.finality import GIVEN_UP_AFTER_S, SAME_FOR_S, SETTLED_AFTER_S
 from rescalefs.known import Lifetimes
 from tests.conftest import Cost
@@ -192,55 +192,164 @@ def test_a_run_is_final_only_when_nothing_more_can_come(
 
 # ---- when the live view is dead ----
 
-DEAD: list[dict[str, Any]] = [
+# Answers that there is no live view, and answers that say nothing about it.
+NONE: list[dict[str, Any]] = [
     {"status": 404},
     {"status": 400},
-    {"status": 500},
     {"body": '{"detail": "The run is not in progress."}'},
     {"body": "[]"},
     {"body": "null"},
+]
+FAILS: list[dict[str, Any]] = [
+    {"status": 500},
+    {"status": 503},
     {"body": '[{"resource": "/api/v2/x"}]'},
     {"body": "<html><h1>Bad Gateway</h1></html>"},
     {"truncated_json": True},
     {"drop": True},
 ]
+OUTPUTS = {"snapshot_1.tar.gz"}
 
 
-@pytest.mark.parametrize("dead", DEAD, ids=str)
-def test_a_dead_live_view_is_not_an_empty_run(
-    dead: dict[str, Any], world: World, emulator: Emulator, catalog: Catalog, clock: ManualClock
+@pytest.fixture
+def live_run(world: World) -> Run:
+    """A live run with two files, and one output."""
+    return world.add_job("LiveR").add_run(live={"log": b"", "case/U": b""}, files=dict.fromkeys(OUTPUTS, b""))
+
+
+def looks(catalog: Catalog, clock: ManualClock, times: int) -> list[set[str] | type[Exception]]:
+    """Look again whenever a look would ask; return what was shown each time."""
+    seen: list[set[str] | type[Exception]] = []
+    for _ in range(times):
+        clock.advance(LIFETIMES.live_s + 0.5)
+        try:
+            view = catalog.view("LiveR", "1")
+            assert view.state is RunState.LIVE
+            seen.append(paths(view))
+        except Unavailable as error:
+            seen.append(type(error))
+    return seen
+
+
+@pytest.mark.parametrize("dead", NONE, ids=str)
+def test_no_live_view_is_not_an_empty_run(
+    dead: dict[str, Any], live_run: Run, emulator: Emulator, catalog: Catalog, clock: ManualClock
 ) -> None:
-    """In whatever form it is dead: the last good tree for one more lifetime, then the outputs; one request a look."""
-    run = world.add_job("LiveR").add_run(live={"log": b"", "case/U": b""}, files={"snapshot_1.tar.gz": b""})
+    """In whatever form that is said: the last good tree for one more lifetime, then the outputs; one request a look."""
     whole = paths(catalog.view("LiveR", "1"))
-    assert whole == {"log", "case/U", "snapshot_1.tar.gz"}
+    assert whole == {"log", "case/U", *OUTPUTS}
     fault = emulator.faults.add(endpoint="directory_contents", **dead)
 
-    seen = []
-    for _ in range(3):
-        clock.advance(LIFETIMES.live_s + 0.5)
-        view = catalog.view("LiveR", "1")
-        seen.append(paths(view))
-        assert view.state is RunState.LIVE
-
-    assert seen == [whole, {"snapshot_1.tar.gz"}, {"snapshot_1.tar.gz"}]
+    assert looks(catalog, clock, 3) == [whole, OUTPUTS, OUTPUTS]
     assert fault.hits == 3
     emulator.faults.remove(fault)
-    clock.advance(LIFETIMES.live_s + 0.5)
-    assert paths(catalog.view("LiveR", "1")) == whole
-    assert run.is_live()
+    assert looks(catalog, clock, 1) == [whole]
+    assert live_run.is_live()
 
 
-def test_a_live_view_that_is_dead_from_the_start_leaves_the_outputs(
-    world: World, emulator: Emulator, catalog: Catalog
+@pytest.mark.parametrize("fails", FAILS, ids=str)
+def test_a_live_view_that_fails_hides_nothing_for_a_minute(
+    fails: dict[str, Any], live_run: Run, emulator: Emulator, catalog: Catalog, clock: ManualClock
+) -> None:
+    """The last good tree holds; then it seems to fail for good, and the outputs are shown; one request a look."""
+    whole = paths(catalog.view("LiveR", "1"))
+    fault = emulator.faults.add(endpoint="directory_contents", **fails)
+
+    assert looks(catalog, clock, 9) == [whole] * 6 + [OUTPUTS] * 3
+    assert fault.hits == 9
+    emulator.faults.remove(fault)
+    assert looks(catalog, clock, 1) == [whole]
+    assert live_run.is_live()
+
+
+@pytest.mark.parametrize("dead", NONE, ids=str)
+def test_no_live_view_from_the_start_leaves_the_outputs(
+    dead: dict[str, Any], live_run: Run, emulator: Emulator, catalog: Catalog
 ) -> None:
     """With nothing seen before, a live run shows its outputs, and is live all the same."""
-    world.add_job("LiveR").add_run(live={"log": b""}, files={"snapshot_1.tar.gz": b""})
-    emulator.faults.add(endpoint="directory_contents", status=500)
+    emulator.faults.add(endpoint="directory_contents", **dead)
 
     view = catalog.view("LiveR", "1")
 
-    assert (view.state, paths(view)) == (RunState.LIVE, {"snapshot_1.tar.gz"})
+    assert (view.state, paths(view)) == (RunState.LIVE, OUTPUTS)
+
+
+@pytest.mark.parametrize("fails", FAILS, ids=str)
+def test_a_live_view_that_fails_from_the_start_is_an_error_for_a_minute(
+    fails: dict[str, Any], live_run: Run, emulator: Emulator, catalog: Catalog, clock: ManualClock
+) -> None:
+    """Outputs alone would be a short listing; but what fails for ever keeps nobody from them for ever."""
+    emulator.faults.add(endpoint="directory_contents", **fails)
+
+    *errors, first, second = looks(catalog, clock, 8)
+
+    assert set() not in errors
+    assert all(isinstance(error, type) for error in errors)
+    assert (first, second) == (OUTPUTS, OUTPUTS)
+    assert catalog.state("LiveR", "1") is RunState.LIVE
+
+
+@pytest.mark.parametrize("fails", FAILS, ids=str)
+def test_a_live_view_that_fails_once_is_asked_again(
+    fails: dict[str, Any], live_run: Run, emulator: Emulator, catalog: Catalog, cost: Cost
+) -> None:
+    """After a look at whether the run has ended since."""
+    catalog.runs("LiveR")
+    emulator.faults.add(endpoint="directory_contents", times=1, **fails)
+    asked = cost(lambda: catalog.view("LiveR", "1"))
+
+    assert paths(catalog.view("LiveR", "1")) == {"log", "case/U", *OUTPUTS}
+    assert asked == {"directory_contents": 2, "runs": 1, "statuses": 1, "run_files": 1}
+
+
+def test_a_live_view_that_fails_because_the_run_has_ended_is_no_error(
+    live_run: Run, emulator: Emulator, catalog: Catalog
+) -> None:
+    """However new what is known of the run is."""
+    emulator.habits.dead_live = 500
+    assert catalog.state("LiveR", "1") is RunState.LIVE
+    live_run.finish()
+
+    view = catalog.view("LiveR", "1")
+
+    assert (view.state, paths(view)) == (RunState.SETTLING, {"log", "case/U", *OUTPUTS})
+
+
+def test_a_live_view_that_fails_long_after_it_was_seen_is_an_error_too(
+    live_run: Run, emulator: Emulator, catalog: Catalog, clock: ManualClock
+) -> None:
+    """Names of an hour ago are no listing of now; an answer, whatever it says, ends the minute."""
+    whole = paths(catalog.view("LiveR", "1"))
+    clock.advance(3600)
+    fault = emulator.faults.add(endpoint="directory_contents", status=500)
+    assert looks(catalog, clock, 6) == [Unavailable] * 6
+    emulator.faults.remove(fault)
+    assert looks(catalog, clock, 1) == [whole]
+
+    clock.advance(3600)
+    emulator.faults.add(endpoint="directory_contents", status=500)
+    assert looks(catalog, clock, 7) == [*[Unavailable] * 6, OUTPUTS]
+
+
+def test_a_live_view_that_never_answers_leaves_the_outputs_in_time(
+    live_run: Run, catalog: Catalog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it seems to fail for good it is waited for half as long, so that the outputs come within the deadline."""
+    waited = []
+
+    def hang(_client: Client, _job_id: str, _run_id: str, deadline_at: float) -> None:
+        waited.append(deadline_at - clock.now())
+        clock.advance(waited[-1])
+        raise DeadlineExceeded("nothing came")
+
+    monkeypatch.setattr(Client, "live_paths", hang)
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded):
+            catalog.view("LiveR", "1")
+        clock.advance(LIFETIMES.live_s + 1)
+
+    assert paths(catalog.view("LiveR", "1")) == OUTPUTS
+    assert waited == [DEADLINE_S] * 3 + [DEADLINE_S / 2]
 
 
 def test_outputs_are_as_new_as_their_listing_while_the_live_view_is_dead(

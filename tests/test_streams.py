@@ -234,6 +234,26 @@ def test_a_pool_begun_again_has_all_its_threads(one: Work) -> None:
     one.wait_until(lambda: one.done == ["first", "second"])
 
 
+def test_a_thread_that_cannot_be_made_is_made_later(four: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system without room for threads is an error for who finds none at all, and costs nothing afterwards."""
+
+    def fail(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        jobs = [Job(is_urgent=True) for _ in range(4)]
+        assert not any(four.streams.submit(job, lambda: pytest.fail("no work")) for job in jobs)
+    four.hold(1, is_urgent=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        waiting = four.submit("waits for the one that there is", is_urgent=True)
+    four.hold(3, is_urgent=True)
+    four.gate.set()
+    four.wait_until(lambda: four.done == ["waits for the one that there is"])
+    assert not four.streams.withdraw(waiting)
+
+
 def test_a_job_that_fails_costs_no_thread(one: Work, caplog: pytest.LogCaptureFixture) -> None:
     """An unforeseen error is logged, and the next job finds the thread."""
     assert one.streams.submit(Job(is_urgent=False), lambda: [].pop())

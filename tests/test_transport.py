@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from collections.abc import Callable
 from contextlib import closing
 from email.utils import formatdate
@@ -26,7 +27,7 @@ from rescalefs.errors import (
 )
 from tests.asking import GOOD, HTML, LONG_S, OK, TRIES
 from tests.raw_server import READ, RESET, STALL, RawServer, Script, header, reply
-from tests.stack import transport_to
+from tests.stack import KEY, transport_to
 
 # Retries.
 
@@ -205,6 +206,46 @@ def test_a_body_that_drips_is_left_at_the_deadline(ask: Callable[..., Any], cloc
         assert server.connections == 1
 
 
+class Dripping:
+    """Sends a body byte by byte, so many bytes; each takes a second of *clock*."""
+
+    def __init__(self, clock: ManualClock, size: int) -> None:
+        self.sent = 0
+        self.script = (self._send,) * size
+        self._clock = clock
+
+    def _send(self, head: str) -> bytes:
+        time.sleep(0.01)  # so that they come one by one
+        self._clock.advance(1)
+        self.sent += 1
+        return b" "
+
+
+@pytest.mark.parametrize("status", [302, 404, 503])
+def test_no_answer_that_drips_is_read_to_its_end(ask: Callable[..., Any], clock: ManualClock, status: int) -> None:
+    """Nor what stands in a redirection or in an error, which is left at the deadline too."""
+    body = Dripping(clock, 400)
+    head = reply(status, Location="/on", Content_Length="1000")
+    with RawServer((READ, head, *body.script)) as server, pytest.raises(RescaleError):
+        ask(server, within_s=2.5, is_retried=False)
+    assert body.sent < 100
+    assert server.connections == 1
+
+
+def test_a_redirection_is_worth_no_more_than_a_look(ask: Callable[..., Any]) -> None:
+    """Of a redirection with a long body only the target matters."""
+    with RawServer((READ, reply(302, b" " * 100_000, Location="/on", Content_Length="100000000"), STALL), OK) as server:
+        assert ask(server, within_s=5.0) == GOOD
+
+
+def test_a_redirection_leaves_its_connection_for_what_comes(ask: Callable[..., Any]) -> None:
+    """Another connection for each redirected request would cost as much as the request."""
+    moved = reply(302, HTML, Location="/on", Connection="keep-alive")
+    with RawServer((READ, moved, READ, OK)) as server:
+        assert ask(server) == GOOD
+        assert server.connections == 1
+
+
 def test_no_time_is_no_request(ask: Callable[..., Any], post: Callable[..., Any]) -> None:
     """After the deadline nothing is sent."""
     with RawServer(OK) as server:
@@ -257,6 +298,25 @@ def test_no_bytes_make_another_error(clock: ManualClock, noise: bytes, form: int
 
 
 # POST: once, whatever happens.
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_post_whose_answer_drips_is_left_at_the_deadline(
+    post: Callable[..., Any], clock: ManualClock, status: int
+) -> None:
+    """What was sent is not sent again, and is not waited for longer than anything else."""
+    body = Dripping(clock, 400)
+    with RawServer((READ, reply(status, Content_Length="1000"), *body.script)) as server, pytest.raises(Unavailable):
+        post(server, within_s=2.5)
+    assert body.sent < 100
+    assert (server.connections, server.requests("POST")) == (1, 1)
+
+
+def test_an_answer_to_a_post_may_repeat_the_key(post: Callable[..., Any]) -> None:
+    """It is told in the log and in the tree, so the key is taken out of it."""
+    with RawServer(reply(200, f'{{"exitcode": 1, "reason": "not for {KEY}"}}'.encode())) as server:
+        assert post(server) == {"exitcode": 1, "reason": "not for <key>"}
+
 
 POST_FAULTS: dict[str, tuple[Script, type[RescaleError]]] = {
     "a reset before the answer": ((READ, RESET), Unavailable),

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import requests
+from urllib3 import HTTPResponse
 
 from rescalefs import transport as module
 from rescalefs.budget import CONTENTS, DEFAULT_RATES, Rate, rates
@@ -101,7 +102,7 @@ def test_a_redirect_from_https_to_http_is_refused(clock: ManualClock, monkeypatc
         sent.append(request.url)
         answer = requests.Response()
         answer.status_code, answer.headers["Location"] = 302, "http://platform.rescale.com/api/v2/x/"
-        answer.raw = io.BytesIO()
+        answer.raw = HTTPResponse(io.BytesIO(), preload_content=False)
         answer.request, answer.url = request, str(request.url)
         return answer
 

@@ -162,6 +162,10 @@ class DiskCache:
             segment = self._opened.get((identity, number))
             if segment is None or segment.is_evicted:
                 segment = self._open(identity, number, content_bytes, may_make=True)
+            if segment is not None and segment.is_cut():
+                with self._lock:  # gone for good: other processes may know blocks of it
+                    self._forget(segment.name)
+                segment = self._open(identity, number, content_bytes, may_make=True)
             if segment is None or not segment.write(offset // BLOCK_BYTES, data):
                 return False
         except FileNotFoundError:  # somebody has removed the directory: the next write makes it again
@@ -216,8 +220,7 @@ class DiskCache:
         """Forget a content."""
         with self._lock:
             for number in range(segments_of(content_bytes)):
-                self._sizes.pop(segment_name(identity, number), None)
-                self._remove(segment_name(identity, number))
+                self._forget(segment_name(identity, number))
 
     # ---- opening ----
 
@@ -329,6 +332,10 @@ class DiskCache:
         evicted, self._evicted[:] = list(self._evicted), []
         for name in evicted:
             self._remove(name)
+
+    def _forget(self, name: str) -> None:
+        self._sizes.pop(name, None)
+        self._remove(name)
 
     def _remove(self, name: str) -> None:
         identity, _, number = name.partition("/")[2].rpartition(".")

@@ -68,6 +68,7 @@ class Segment:
         self._header = header
         self._is_writer = is_writer
         self._sums = b""  # of the blocks that were here when it was looked at
+        self._end = 0  # where the last block ends that was ever here: how long the file must be
         self._writing = threading.Lock()  # one write at a time; readers take no lock
         self._lost: set[int] = set()  # blocks that proved to be damaged, until they are written again
         self.look()
@@ -82,8 +83,10 @@ class Segment:
             return  # new, or being made by another process
         self._sums = raw[_SUMS_AT:]
         for block in range(len(self._sums) // SUM_BYTES):
-            if self.blocks[block] == MISSING and block not in self._lost and self._sum(block) != NO_SUM:
-                self.blocks[block] = UNCHECKED
+            if self.blocks[block] == MISSING and self._sum(block) != NO_SUM:
+                self._reach(block + 1)
+                if block not in self._lost:
+                    self.blocks[block] = UNCHECKED
 
     def readinto(self, start: int, buffer: memoryview) -> bool:
         """Fill *buffer* with the bytes from *start* on; False if not all of them are here."""
@@ -135,6 +138,11 @@ class Segment:
                     self._put(block, data[start : start + BLOCK_BYTES])
         return True
 
+    def is_cut(self) -> bool:
+        """Tell whether the file is shorter than it was: what is written to it now would leave a hole of zeros."""
+        end = self._end  # first: others may be writing on
+        return os.fstat(self._descriptor).st_size < end
+
     def _may_write(self) -> bool:
         """Tell whether this process writes the segment; it takes over from one that has ended."""
         if not self._is_writer and _lock(self._descriptor):
@@ -156,7 +164,12 @@ class Segment:
         _write_all(self._descriptor, memoryview(sums), _SUMS_AT + first * SUM_BYTES)
         last = first + len(sums) // SUM_BYTES
         self._lost.difference_update(range(first, last))
+        self._reach(last)
         self.blocks[first:last] = _ALL_PRESENT[: last - first]
+
+    def _reach(self, last: int) -> None:
+        """Note that the blocks before number *last* are in the file; a race may lose that, which does no harm."""
+        self._end = max(self._end, DATA_AT + min(last * BLOCK_BYTES, self.size))
 
     @property
     def is_verified(self) -> bool:

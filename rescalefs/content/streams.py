@@ -62,7 +62,10 @@ class Streams:
             self._changed.notify_all()
 
     def submit(self, job: Job, run: Callable[[], None]) -> bool:
-        """Let *run* be called once on a thread of the pool, unless *job* is withdrawn; False if the pool is closed."""
+        """Let *run* be called once on a thread of the pool, unless *job* is withdrawn.
+
+        False if the pool is closed, or has no thread and the system gives none.
+        """
         with self._changed:
             if not self._is_open:
                 return False
@@ -73,9 +76,13 @@ class Streams:
             self._changed.notify()
             # A thread counts as idle until it has woken: there must be one for each job.
             if self._idle < len(self._urgent) + len(self._ahead) and self._started < self._threads:
-                self._started += 1
-                threading.Thread(target=self._work, name=f"stream-{self._started}", daemon=True).start()
-        return True
+                name = f"stream-{self._started + 1}"
+                try:
+                    threading.Thread(target=self._work, name=name, daemon=True).start()
+                    self._started += 1  # only now: one that could not begin would be missing for ever
+                except RuntimeError as error:
+                    log.warning("a transfer gets no thread of its own: %s", error)
+            return self._started > 0 or not self._take_back(job)
 
     def hurry(self, job: Job) -> None:
         """Let a job that waits as read-ahead go first: now a reader waits for it."""
@@ -90,11 +97,14 @@ class Streams:
     def withdraw(self, job: Job) -> bool:
         """Take back a job; False if it has begun."""
         with self._changed:
-            if job.state is _State.QUEUED:
-                (self._urgent if job.is_urgent else self._ahead).remove(job)
-            elif job.state is not _State.NEW:
-                return False
-            job.state = _State.DONE
+            return self._take_back(job)
+
+    def _take_back(self, job: Job) -> bool:
+        if job.state is _State.QUEUED:
+            (self._urgent if job.is_urgent else self._ahead).remove(job)
+        elif job.state is not _State.NEW:
+            return False
+        job.state = _State.DONE
         return True
 
     def _next(self) -> Job | None:

@@ -1,7 +1,8 @@
 """Whole-file checksums, computed behind the readers' backs while the bytes come in.
 
 The API gives no checksum of a part, so what its server sent wrongly shows only on the whole. One thread follows each
-content from its first byte on, as far as its blocks are here, and gives a verdict when it has reached the end.
+content from its first byte on, as far as its blocks are here, and gives a verdict when it has reached the end. It takes
+turns, a piece of each: the end of a file must not wait for all of a huge one that is here from before.
 """
 
 from __future__ import annotations
@@ -106,24 +107,27 @@ class Verifier:
         while (check := self._queue.get()) is not None:
             with self._lock:
                 check.is_queued = False  # from here on, what comes is another reason to look
+            goes_on = False
             try:
-                self._follow(check)
+                goes_on = self._follow(check)
             except Exception:
                 log.exception("the checksum of %s cannot be computed", check.identity)
+            if goes_on:
+                self.go_on(check)
             with self._lock:
                 if not check.is_queued:
                     check.idle.set()
 
-    def _follow(self, check: Check) -> None:
-        while check.verdict is None:
-            if check.at == check.size:
-                check.conclude()
-                return
-            end = min(check.size, check.at + _PIECE_BYTES)
-            if not self._take(check, end):  # not all of the piece is here, but perhaps its first blocks
-                run = self._store.missing(check.identity, check.at, end, check.size)
-                if run is not None and (run[0] <= check.at or not self._take(check, run[0])):
-                    return
+    def _follow(self, check: Check) -> bool:
+        """Take the next piece, or give the verdict; False if there is nothing more to be done now."""
+        if check.at == check.size:
+            check.conclude()
+            return False
+        end = min(check.size, check.at + _PIECE_BYTES)
+        if not self._take(check, end):  # not all of the piece is here, but perhaps its first blocks
+            run = self._store.missing(check.identity, check.at, end, check.size)
+            return run is None or (run[0] > check.at and self._take(check, run[0]))
+        return True
 
     def _take(self, check: Check, end: int) -> bool:
         piece = self._buffer[: end - check.at]

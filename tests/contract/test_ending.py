@@ -97,6 +97,20 @@ def test_a_file_that_somebody_has_open_can_be_opened_until_its_upload(live: Run,
         assert errno_of(os.open, top / "case/V", os.O_RDONLY) == "EIO"
 
 
+def test_a_file_that_the_run_removed_is_not_in_the_final_run(live: Run, top: Path) -> None:
+    """Though somebody has it open, and may read what was known of it."""
+    with open(top / "log", "rb", buffering=0) as file, open(top / "case/U", "rb", buffering=0) as other:
+        assert file.read(4) == b"Time"
+        live.live["log"].remove()
+        live.finish()
+        wait_for(lambda: status(top) == "final", SOON_S, lambda: "not final")
+        assert sorted(os.listdir(top)) == ["case"]
+        assert errno_of(os.stat, top / "log") == "ENOENT"
+        assert file.read(100) == b" = 0\n"
+        assert other.read(100) == b"(0 0 0)"
+    assert (top / "case/U").read_bytes() == b"(0 0 0)"
+
+
 def test_a_final_run_is_not_listed_again_after_a_remount(
     run: Run, mount_of: Callable[..., Mounted], emulator: Emulator
 ) -> None:

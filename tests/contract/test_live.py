@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -168,6 +168,22 @@ def test_files_of_a_live_run_stay_when_rescale_fails_to_list_them(top: Path, emu
         assert fault.hits > 0
         emulator.faults.remove(fault)
         refresh(top)
+
+
+@pytest.mark.parametrize("effect", [{"status": 500}, {"drop": True}, {"body": b"<html>"}], ids=str)
+def test_a_live_run_whose_files_rescale_fails_to_list_is_an_error_at_first(
+    effect: dict[str, Any], live: Run, top: Path, emulator: Emulator
+) -> None:
+    """Its outputs alone would be a short listing; what it is called and how it is stopped does not depend on it."""
+    live.add_file("snapshot_1.tar.gz", b"packed")
+    fault = emulator.faults.add(endpoint="directory_contents", **effect)
+    for _ in range(2):
+        assert errno_of(os.listdir, top) == "EIO"
+        assert errno_of(os.stat, top / "log") == "EIO"
+        assert (top / ".rescale/status").read_bytes() == b"live\n"
+        assert b"no stop was asked for" in (top / ".rescale/stop").read_bytes()
+    emulator.faults.remove(fault)
+    assert sorted(os.listdir(top)) == ["case", "log", "snapshot", "snapshot_1.tar.gz", "stop"]
 
 
 @pytest.fixture
