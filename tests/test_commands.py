@@ -10,8 +10,9 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from rescalefs import system
+from rescalefs import status_command, system
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.conftest import Mounted
@@ -80,13 +81,17 @@ def test_status_tells_of_a_mount_that_died(mounted: Mounted, home: Path) -> None
 
 
 @pytest.mark.mount
-def test_a_mount_that_is_stopped_keeps_no_command_waiting(mounted: Mounted, home: Path) -> None:
+def test_a_mount_that_is_stopped_keeps_no_command_waiting(
+    mounted: Mounted, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`status` says so after a while, and it can be detached."""
     assert mounted.process is not None
     mounted.process.send_signal(signal.SIGSTOP)
     try:
-        said = lines_of(rescalefs(home, "status", str(mounted.path)), 1)
-        assert said == [str(mounted.path), "  it does not answer (in 15 s): its log says more"]
+        monkeypatch.setattr(status_command, "ANSWER_S", 1.0)
+        status = CliRunner().invoke(status_command.status_command, [str(mounted.path)])
+        assert status.exit_code == 1
+        assert status.stdout.splitlines() == [str(mounted.path), "  it does not answer (in 1 s): its log says more"]
         lines_of(rescalefs(home, "umount", "--lazy", str(mounted.path)))
         assert system.mounted_type(mounted.path) is None
     finally:
