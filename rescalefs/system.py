@@ -22,8 +22,8 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 # An unmount is done when the call returns; this is for helpers that hang.
 _HELPER_S = 20.0
 _POLL_S = 0.05
-# Heaps of the process: two threads allocate side by side, and the interpreter lets no more.
-HEAPS = 2
+# Heaps of the process: what is free at the end of the first one can be given back, of others it cannot.
+HEAPS = 1
 _M_ARENA_MAX = -8  # of mallopt(3)
 
 
@@ -176,7 +176,7 @@ def wait_until_unmounted(mount_point: Path, deadline_s: float) -> bool:
 
 
 def share_heaps() -> None:
-    """Let all threads have their memory from few heaps, where the C library is glibc. Called before there are threads.
+    """Let all threads have their memory from one heap, where the C library is glibc. Called before there are threads.
 
     It would make up to eight a core, each with holes that no other thread fills: twice the memory after a few minutes.
     """
@@ -211,6 +211,12 @@ def keep_memory_private() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # all that there is on other systems than Linux
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def give_back_memory() -> None:
+    """Return memory that is free within this process to the system, which glibc does not do by itself."""
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _fusermount() -> str | None:

@@ -62,7 +62,7 @@ ROWS = [
         "system",
         "thread_state",
     },
-    {"joining"},
+    {"joining", "rows"},
     {"models", "plain", "private", "timing"},
     {"errors"},
 ]
