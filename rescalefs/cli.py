@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import platformdirs
@@ -41,7 +41,6 @@ from rescalefs.terminal import Exit, Failure, Unreachable, leave, named_account,
 from rescalefs.wait_command import wait_command
 from rescalefs.warm_command import warm_command
 
-F = TypeVar("F", bound=Callable[..., Any])
 _SECONDS = click.FloatRange(min=0.1, max=3600.0)
 # A mount whose process ends cleanly is gone in milliseconds.
 _UNMOUNTED_S = 10.0
