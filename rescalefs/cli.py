@@ -57,6 +57,12 @@ class _Commands(click.Group):
             raise
         except click.ClickException as error:
             raise Failure(error.message, error.exit_code) from error
+        except FileNotFoundError:
+            try:
+                os.getcwd()
+            except FileNotFoundError:
+                raise Failure("this directory is gone: go to another one, such as  cd ~", 1) from None
+            raise
 
 
 class _Size(click.ParamType[int]):

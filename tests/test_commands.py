@@ -219,3 +219,21 @@ def test_warm_tells_what_could_not_be_fetched(world: World, mounted: Mounted, em
     assert done.returncode == 1
     assert done.stderr.splitlines()[0] == f"rescalefs: {mounted.jobs / 'NoJob'}: No such file or directory"
     assert failure(rescalefs(home, "warm", str(home)))[0] == 7
+
+
+# ---- refresh ----
+
+
+def test_what_is_not_in_a_mount_is_not_refreshed(tmp_path: Path) -> None:
+    """A path elsewhere is one sentence."""
+    code, sentence = failure(rescalefs(tmp_path, "refresh", str(tmp_path)))
+
+    assert (code, "is not in a mount" in sentence) == (7, True)
+
+
+@pytest.mark.mount
+def test_what_is_not_there_is_not_refreshed(home: Path, mounted: Mounted) -> None:
+    """A job that does not exist is named."""
+    code, sentence = failure(rescalefs(home, "refresh", str(mounted.jobs / "NoJob")))
+
+    assert (code, f"there is no {mounted.jobs / 'NoJob'}" in sentence) == (1, True)
