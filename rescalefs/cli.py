@@ -291,7 +291,7 @@ def _detach() -> None:
 
 
 @main.command("umount")
-@click.argument("mount_point", type=Path)
+@click.argument("mount_point", type=Path)  # click.Path looks at it, and so waits for a mount that does not answer
 @click.option("--lazy", is_flag=True, help="Detach now, end when the last open file is closed.")
 def umount_command(mount_point: Path, lazy: bool) -> None:
     """Leave the mount on MOUNT_POINT.

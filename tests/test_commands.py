@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from rescalefs import system
+from rescalefs import status_command, system
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.conftest import Mounted
@@ -78,6 +80,24 @@ def test_status_tells_of_a_mount_that_died(mounted: Mounted, home: Path) -> None
     assert said == [str(mounted.path), "  the process behind it is gone: mount again, it clears what was left"]
     system.unmount(mounted.path, is_lazy=True)
     assert failure(rescalefs(home, "status", str(mounted.path)))[0] == 7
+
+
+@pytest.mark.mount
+def test_a_mount_that_is_stopped_keeps_no_command_waiting(
+    mounted: Mounted, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` says so after a while, and it can be detached."""
+    assert mounted.process is not None
+    mounted.process.send_signal(signal.SIGSTOP)
+    try:
+        monkeypatch.setattr(status_command, "ANSWER_S", 1.0)
+        status = CliRunner().invoke(status_command.status_command, [str(mounted.path)])
+        assert status.exit_code == 1
+        assert status.stdout.splitlines() == [str(mounted.path), "  it does not answer (in 1 s): its log says more"]
+        lines_of(rescalefs(home, "umount", "--lazy", str(mounted.path)))
+        assert system.mounted_type(mounted.path) is None
+    finally:
+        mounted.process.send_signal(signal.SIGCONT)
 
 
 # ---- cache ----

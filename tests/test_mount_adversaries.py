@@ -49,7 +49,10 @@ def head(data: bytes, chance: random.Random) -> Iterator[bytes]:
 
 def rotated(data: bytes, chance: random.Random) -> Iterator[bytes]:
     """Another file that begins with the end of the one before, and is no shorter than that."""
-    yield data[-20_000:] + b"".join(more(chance) for _ in range(len(data) // 300))
+    another = bytearray(data[-20_000:])
+    while len(another) <= len(data):
+        another += more(chance)
+    yield bytes(another)
 
 
 def returning(data: bytes, chance: random.Random) -> Iterator[bytes]:

@@ -137,6 +137,25 @@ def test_every_reader_of_a_live_file_has_every_byte_once(
         all_have(outputs, written, "ended")
 
 
+@pytest.mark.parametrize("how", ["whole", "parts", "joins"])
+def test_tail_f_shows_a_line_at_the_next_look(
+    how: str, live: Run, mounted: Mounted, emulator: Emulator, tmp_path: Path
+) -> None:
+    """However the platform serves the log; no other line has to follow. A look may be under way when it is written."""
+    serve_tail(emulator, how)
+    log, path = live.live["log"], mounted.jobs / "LiveR/runs/1/log"
+    log.replace(LOG)
+    with following({"tail": ["tail", "-n", "1", "-f", str(path)]}, tmp_path) as outputs:
+        shown = outputs["tail"]
+        wait_for(lambda: shown.read_bytes() == b"Time = 7999\n", SOON_S, lambda: repr(shown.read_bytes()))
+        wait_for(lambda: live_stats(mounted)["live.looks"] >= 2, SOON_S, lambda: str(live_stats(mounted)))
+        for number in range(2):
+            emulator.reset_counts()
+            log.append(b"line %d\n" % number)
+            wait_for(lambda line=b"line %d" % number: line in shown.read_bytes(), SOON_S, lambda: "not shown")  # type: ignore[misc]
+            assert emulator.requests["tail"] <= (2 if how == "parts" else 3)  # lines are asked for in vain at times
+
+
 def test_a_slow_tail_loses_nothing(live: Run, mounted: Mounted, emulator: Emulator, tmp_path: Path) -> None:
     """With seconds for each answer sizes are late, and never wrong."""
     emulator.faults.add(endpoint="tail", latency_s=3.0)
