@@ -1,6 +1,7 @@
 """The command line: `rescalefs mount`, `umount`, `refresh`; the other commands have modules of their own.
 
-`terminal` lists the exit codes.
+`terminal` lists the exit codes. Paths are of type `Path` and not of click's own, which looks at them before anything
+else does: with errors and exit codes of its own, and without an end if a mount does not answer.
 """
 
 from __future__ import annotations
@@ -291,7 +292,7 @@ def _detach() -> None:
 
 
 @main.command("umount")
-@click.argument("mount_point", type=Path)  # click.Path looks at it, and so waits for a mount that does not answer
+@click.argument("mount_point", type=Path)
 @click.option("--lazy", is_flag=True, help="Detach now, end when the last open file is closed.")
 def umount_command(mount_point: Path, lazy: bool) -> None:
     """Leave the mount on MOUNT_POINT.
