@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from rescalefs.client import Client
 from rescalefs.errors import NotFound, Offline, RescaleError, Unavailable
@@ -38,7 +38,6 @@ from rescalefs.timing import Clock
 from rescalefs.tree import Tree, build_tree
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _UNPACKED_BYTES = 700  # of a file as objects, about
 # A listing of so many files took memory that is worth giving back: 10 MB for a moment.

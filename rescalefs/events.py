@@ -10,10 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 
 from rescalefs.catalog import RunState, RunView
-from rescalefs.timing import Clock
+from rescalefs.timing import Clock, date_text
 
 _NS = 1_000_000_000
 
@@ -66,6 +65,6 @@ class Events:
             log.state, log.snapshots = view.state, log.snapshots | snapshots.keys()
 
     def _append(self, log: _Log, now: float, what: str, detail: str) -> None:
-        when = datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = date_text(now)
         log.text += " ".join(f"{when} {what} {detail}".split()).encode(errors="backslashreplace") + b"\n"
         log.changed_ns = int(now * _NS)

@@ -11,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 # An unmount is done when the call returns; this is for helpers that hang.
 _HELPER_S = 20.0
 _POLL_S = 0.05
+# What a mount is asked by name alone takes it milliseconds.
+_ANSWER_S = 5.0
 # Heaps of the process: what is free at the end of the first one can be given back, of others it cannot.
 HEAPS = 1
 _M_ARENA_MAX = -8  # of mallopt(3)
@@ -70,10 +73,11 @@ def mount_point_of(path: Path) -> Path | None:
 def place_of(path: Path) -> Path:
     """Return *path* as the mount table writes it: absolute, and followed where it leads over links.
 
-    What is mounted right there is not touched, because it may not answer.
+    What is mounted there is not touched, because it may not answer.
     """
     place = Path(os.path.abspath(path))
-    return place if mounted_type(place) is not None else Path(os.path.realpath(place))
+    is_mounted = mounted_type(place) is not None or mount_point_of(place) is not None
+    return place if is_mounted else Path(os.path.realpath(place))
 
 
 def check_fuse() -> None:
@@ -128,12 +132,19 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
 
 
 def is_dead(mount_point: Path) -> bool:
-    """True if the process behind a FUSE mount is gone."""
-    try:
-        os.statvfs(mount_point)
-    except OSError as error:
-        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
+    """True if the process behind a FUSE mount is gone; one that is stopped does not answer, and is not waited for."""
+    codes: list[int | None] = []
+
+    def look() -> None:
+        try:
+            os.statvfs(mount_point)
+        except OSError as error:
+            codes.append(error.errno)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_S)
+    return any(code in (errno.ENOTCONN, errno.ECONNABORTED) for code in codes)
 
 
 def unmount(mount_point: Path, *, is_lazy: bool = False) -> None:

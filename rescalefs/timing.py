@@ -1,4 +1,4 @@
-"""Deadlines: points on `time.monotonic`'s scale after which nobody waits any more.
+"""Deadlines: points on `time.monotonic`'s scale after which nobody waits any more. And dates in words.
 
 A callback of the kernel may wait several times, for a job, its runs, their files; `within` bounds all of it together.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextvars import ContextVar, Token
+from datetime import datetime, timezone
 
 from rescalefs.errors import DeadlineExceeded
 
@@ -60,3 +61,8 @@ def remaining_s(deadline_at: float, what: str, clock: Clock = time.monotonic) ->
     if left_s <= 0:
         raise DeadlineExceeded(f"{what}: no answer in time")
     return left_s
+
+
+def date_text(seconds: float) -> str:
+    """Return a point in time, in seconds since the epoch, as ISO 8601 in UTC: `2026-11-24T02:39:24Z`."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
