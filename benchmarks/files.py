@@ -47,6 +47,7 @@ class Sizes:
     random_reads: int = 100
     reopens: int = 5000
     wide_files: int = 100_000
+    followed_lines: int = 40
 
     @property
     def small_names(self) -> list[str]:
@@ -87,6 +88,7 @@ QUICK = Sizes(
     random_reads=10,
     reopens=300,
     wide_files=2500,
+    followed_lines=3,
 )
 
 

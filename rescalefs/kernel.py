@@ -1,8 +1,8 @@
 """What the kernel remembers of the mount: for how long, and how it is made to forget.
 
 The kernel keeps names for an hour, and with libfuse3 attributes too, so that looking at finished runs again and again
-costs nothing. What may change is an exception that we see to: its attributes are dropped a second after they were
-told. With libfuse2, whose attributes last a second for all, that needs no call.
+costs nothing. What may change is an exception that we see to: its attributes are dropped half a second after they were
+told. With libfuse2, whose attributes last less than a second for all, that needs no call.
 
 What was to last and proves to be otherwise (a refresh, a run that shows other files than it did, a corrected size) is
 rare, and makes the kernel forget everything at once: all names below the mount's directories, with the attributes and
@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 # Seconds for which names are kept, and attributes of what is final.
 FINAL_S = 3600.0
 # Seconds for which attributes of what may change are kept. Less than the second after which `tail -f` asks for the size
-# again, by what it may take to drop them: else each other of its looks would be answered with what it knows.
+# again: else each other of its looks would be answered with what it knows.
 CHANGEABLE_S = 0.9
+# When they begin to be dropped, where that takes a call, by a thread that may have to wait for its turn.
+DROPPED_S = 0.5
 # An answer that was under way while the kernel was made to forget arrives after it; this much later it has come.
 AGAIN_S = 5.0
 # How long one waits until the kernel has forgotten: it takes milliseconds, unless an operation in flight holds it.
@@ -92,7 +94,7 @@ class KernelMemory:
         """The kernel is being told attributes that may change: drop them soon."""
         if self._calls is None:
             return
-        due_at = self._clock() + CHANGEABLE_S
+        due_at = self._clock() + DROPPED_S
         with self._changed:
             if path not in self._due:
                 heapq.heappush(self._order, (due_at, path))

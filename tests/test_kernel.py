@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from rescalefs.emulator.clock import ManualClock
-from rescalefs.kernel import CHANGEABLE_S, MAX_TOLD, KernelMemory
+from rescalefs.kernel import DROPPED_S, MAX_TOLD, KernelMemory
 from tests.conftest import wait_for
 
 SOON_S = 20.0
@@ -49,7 +49,7 @@ def kernel(calls: Calls) -> Iterator[KernelMemory]:
 
 
 def test_what_was_told_is_dropped_once_and_sure_again(kernel: KernelMemory, calls: Calls) -> None:
-    """Told many times, a path is dropped once its last second is over; until then it is unsure."""
+    """Told many times, a path is dropped once its last time is over; until then it is unsure."""
     for _ in range(100):
         kernel.told("/live")
     assert kernel.is_unsure("/live")
@@ -63,7 +63,7 @@ def test_a_path_is_unsure_while_the_kernel_is_kept_from_forgetting_it(kernel: Ke
     """An operation in flight may keep the call waiting; what is told meanwhile is dropped after it."""
     calls.hold.clear()
     kernel.told("/live")
-    threading.Event().wait(1.5 * CHANGEABLE_S)
+    threading.Event().wait(1.5 * DROPPED_S)
     assert kernel.is_unsure("/live")
     kernel.told("/live")
     calls.hold.set()
@@ -110,7 +110,7 @@ def test_there_is_no_room_for_ever(calls: Calls) -> None:
     for number in range(MAX_TOLD):
         memory.told(f"/{number}")
     assert not memory.has_room
-    clock.advance(CHANGEABLE_S)
+    clock.advance(DROPPED_S)
     memory.forget()  # wakes the thread, whose clock stands still
 
     wait_for(lambda: memory.has_room, SOON_S, lambda: "no room")
@@ -123,7 +123,7 @@ def test_who_looks_every_second_is_answered_by_the_mount(calls: Calls) -> None:
     memory = KernelMemory(clock.now)
     memory.start(calls, list)
     memory.told("/log")
-    clock.advance(0.95)
+    clock.advance(0.6)
     memory.forget()  # wakes the thread, whose clock stands still
 
     wait_for(lambda: not memory.is_unsure("/log"), SOON_S, lambda: f"{calls.made}")

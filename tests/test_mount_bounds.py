@@ -111,3 +111,21 @@ def test_more_live_files_than_descriptors(world: World, emulator: Emulator, moun
     assert {name: os.stat(top / name).st_size for name in files} == {name: len(data) for name, data in files.items()}
     assert state_of(mounted)["descriptors"] < 256
     assert " ERROR " not in mounted.log
+
+
+def test_a_large_live_file_takes_disk_and_no_memory(world: World, emulator: Emulator, mount_of: Mounting) -> None:
+    """Read whole, and followed by its last lines: 64 MB of text leave the process as small as it was."""
+    log = world.add_job("LiveR").add_run(live={"log": b"", "other": b"Time = 0\n"}).live["log"]
+    mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
+    top = mounted.jobs / "LiveR/runs/1"
+    assert (top / "other").read_bytes() == b"Time = 0\n"
+    before = state_of(mounted)["MiB"]
+    log.replace(b"".join(b"%063d\n" % number for number in range(1 << 20)))
+    assert sh("wc -c < log", top) == f"{64 << 20}\n"
+    for number in range(3):
+        log.append(b"line %d\n" % number)
+        shown = f"line {number}".encode()
+        wait_for(lambda shown=shown: sh("tail -n 1 log", top).encode().startswith(shown), END_S, lambda: "not seen")  # type: ignore[misc]
+    stats = (mounted.path / ".rescale/stats").read_text()
+    assert "live.joins 2" in stats
+    assert state_of(mounted)["MiB"] <= before + 24

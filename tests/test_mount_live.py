@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,19 @@ def test_nothing_is_asked_when_nobody_reads(seconds: int, live: Run, mounted: Mo
     time.sleep(seconds)
 
     assert emulator.requests.total() == 0
+
+
+def test_sizes_are_asked_for_side_by_side(live: Run, mounted: Mounted, emulator: Emulator) -> None:
+    """Who looks at several files at once waits for one answer, not for one after the other; each is asked for once."""
+    names = [f"case/{number}/U" for number in range(6)]
+    for number, name in enumerate(names):
+        live.add_live(name, b"x" * number)
+    emulator.faults.add(endpoint="tail", latency_s=0.5)
+    top = mounted.jobs / "LiveR/runs/1"
+    with ThreadPoolExecutor(len(names)) as pool:
+        assert list(pool.map(lambda name: (top / name).stat().st_size, names)) == list(range(6))
+    assert emulator.requests["tail"] == len(names)
+    assert emulator.peak["tail"] > 2
 
 
 # ---- copies ----

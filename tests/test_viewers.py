@@ -21,7 +21,7 @@ from rescalefs.emulator.demo_world import AIRFOIL_JOB, demo_world
 from rescalefs.emulator.openfoam import ANGLES_DEGREES, DEPTH, default_case
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
-from tests.conftest import Mounted
+from tests.conftest import Mounted, wait_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.mount
 
 READER = Path(__file__).with_name("openfoam_reader.py")
+SOON_S = 20.0
 # The case has nine digits and the reader keeps fields as 32-bit numbers; a few units in the last place of those.
 PRECISION = 3e-7
 # Where Debian's packages have the example, and the settings that the solver must be told of outside its own shell.
@@ -152,6 +153,34 @@ def test_opening_a_case_again_downloads_nothing(
         assert (emulator.requests["contents"], emulator.bytes_sent["contents"]) == (asked, sent)
         # The log beside the case may come, too: files ahead of a reader are few in vain.
         assert 0 < sent <= 1.01 * sum(map(len, default_case().values()))
+
+
+def test_a_case_that_a_live_run_goes_on_writing_is_read_anew_each_time(
+    world: World,
+    emulator: Emulator,
+    mount_of: Callable[..., Mounted],
+    read_case: Callable[[Path], Arrays],
+    on_disk: Arrays,
+) -> None:
+    """Reload in ParaView, say: all times that are there by then, to the last bit, though one is still being written."""
+    case = default_case()
+    later = {name for name in case if name.split("/")[0].isdecimal() and int(name.split("/")[0]) > 2}
+    run = world.add_job("LiveR").add_run(live={name: data for name, data in case.items() if name not in later})
+    mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
+    first = read_case(mounted.top(run) / "airfoil.foam")
+    assert first["times"].tolist() == [0, 1, 2]
+    assert_same(first, {name: on_disk[name] if name != "times" else first[name] for name in first})
+
+    half = len(case["2/U"]) // 2
+    run.live["2/U"].replace(case["2/U"][:half])  # it is written again, from its beginning
+    assert (mounted.top(run) / "2/U").stat().st_size in (half, len(case["2/U"]))
+    run.live["2/U"].append(case["2/U"][half:])
+    for name in sorted(later):
+        run.add_live(name, case[name])
+    (mounted.top(run) / ".rescale/refresh").write_bytes(b"1")
+
+    wait_for(lambda: (mounted.top(run) / "2/U").read_bytes() == case["2/U"], SOON_S, lambda: "half a file")
+    assert_same(read_case(mounted.top(run) / "airfoil.foam"), on_disk)
 
 
 def seen_areas(corners: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.bench import Bench
 from benchmarks.checks import Outcome
-from benchmarks.rows import catalog, kept, limits, scattered, streams
+from benchmarks.rows import catalog, kept, limits, live, scattered, streams
 
 Row = Callable[[Bench, Outcome], None]
 
@@ -30,6 +30,7 @@ ROWS: Mapping[str, Row] = {
         catalog.details,
         catalog.looks,
         catalog.weight,
+        live.follow,
         limits.memory,
         limits.stuck,
     )
