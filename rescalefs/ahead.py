@@ -12,10 +12,11 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, overload
 
 from cachetools import LRUCache
 
@@ -30,6 +31,8 @@ MAX_AHEAD = 48
 _MAX_SKIPPED = 4
 # Orders that are followed at a time: one walk a run, and one for each name.
 _MAX_ORDERS = 64
+# Names of a directory made at a time.
+_AT_ONCE = 64
 
 
 class Prefetcher(Protocol):
@@ -132,8 +135,27 @@ def same_after(branches: tuple[Tree, ...], names: tuple[str, ...]) -> Iterator[R
 
 
 def _after(directory: Tree, name: str) -> Iterator[Leaf | Tree]:
-    names = iter(directory.entries)  # names alone: what comes before is not worth making
-    for other in names:
-        if other == name:
-            break
-    yield from (directory.entries[other] for other in names)
+    """Yield the entries after *name*, found by halving: who reads a directory in no order asks for it each time."""
+    at = bisect_right(_Names(directory), name)
+    while lines := list(directory.lines(at, at + _AT_ONCE)):
+        yield from (directory.entries[line[0]] for line in lines)
+        at += len(lines)
+
+
+class _Names(Sequence[str]):
+    """The names of a directory, which are in order, each made when it is asked for."""
+
+    def __init__(self, directory: Tree) -> None:
+        self._directory = directory
+
+    def __len__(self) -> int:
+        return len(self._directory.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [line[0] for line in self._directory.lines(index.start or 0, index.stop)]
+        return self[index : index + 1][0]

@@ -158,7 +158,9 @@ class Binding:
             options["max_background"] = str(MAX_BACKGROUND)
         elif self.version >= _HAS_MAX_THREADS:
             options["max_threads"] = str(MAX_THREADS)
-        return {**options, **mount_options}
+        # libfuse3 always mounts over what is there, and has no word for it any more.
+        forgotten = {"nonempty"} if self.version[0] == 3 else set()
+        return {**options, **{name: value for name, value in mount_options.items() if name not in forgotten}}
 
     def run(self, operations: Operations, mount_point: str, mount_options: Mapping[str, str | bool], end: End) -> None:
         """Mount and serve until unmounted or *end* is called. Called in the main thread.

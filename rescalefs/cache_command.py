@@ -15,7 +15,7 @@ from rescalefs.terminal import Exit, Failure, size_text
 
 
 @click.command("cache")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="The directory, if it is not the usual one.")
+@click.option("--cache-dir", type=Path, help="The directory, if it is not the usual one.")
 @click.option("--clear", "is_clearing", is_flag=True, help="Remove all that is kept; mounts go on beside it.")
 def cache_command(cache_dir: Path | None, is_clearing: bool) -> None:
     """Show what is kept on this disk, or remove it.

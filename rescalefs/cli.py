@@ -88,12 +88,12 @@ def main() -> None:
 
 
 @main.command("mount")
-@click.argument("mount_point", type=click.Path(path_type=Path))
+@click.argument("mount_point", type=Path)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
-@click.option("--key-file", type=click.Path(path_type=Path), help="File with the API key, mode 0600.")
+@click.option("--key-file", type=Path, help="File with the API key, mode 0600.")
 @click.option("--profile", help="Profile in Rescale's apiconfig file to take key and address from.")
 @click.option("--api-url", help="Address of the platform, such as https://eu.rescale.com.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where downloaded bytes are kept.")
+@click.option("--cache-dir", type=Path, help="Where downloaded bytes are kept.")
 @click.option(
     "--cache-size", type=_Size(), default=DEFAULT_CACHE_SIZE, show_default=True, help="Most bytes kept there."
 )
@@ -146,7 +146,7 @@ def main() -> None:
     show_default=True,
     help="Least important line that is logged.",
 )
-@click.option("--log-file", type=click.Path(path_type=Path), help="Log file of a mount in the background.")
+@click.option("--log-file", type=Path, help="Log file of a mount in the background.")
 def mount_command(
     mount_point: Path,
     foreground: bool,
@@ -175,7 +175,7 @@ def mount_command(
     read_only = bool(fuse_options.pop("ro", False)) or read_only
     allow_other = bool(fuse_options.pop("allow_other", False)) or allow_other
     settings = Settings(
-        mount_point=Path(os.path.abspath(mount_point)),
+        mount_point=system.place_of(mount_point),
         cache_directory=Path(os.path.abspath(cache_dir or platformdirs.user_cache_path("rescalefs"))),
         cache_bytes=cache_size,
         is_verified_first=verify == "first",
@@ -186,24 +186,28 @@ def mount_command(
         fuse_options=fuse_options,
         rates=dict(rates),
     )
+    file = Path(os.path.abspath(log_file or platformdirs.user_state_path("rescalefs") / "rescalefs.log"))
     loaded = _check_fuse(settings, binding)
+    _keep_outside(settings, settings.cache_directory, "--cache-dir")
     _check_cache(settings)
     account = named_account(key_file, api_url, profile)
     owner = _owner_of(account, settings)
     if foreground:
         log.set_up(log_level, None, os.environ)
         _serve(settings, account, owner, loaded, lambda: None)
-    file = log_file or platformdirs.user_state_path("rescalefs") / "rescalefs.log"
+    _keep_outside(settings, file, "--log-file")
     try:
-        log.set_up(log_level, Path(os.path.abspath(file)), os.environ)
+        log.set_up(log_level, file, os.environ)
     except OSError as error:
         raise Failure(f"cannot write the log file {file}: {error.strerror}", Exit.CACHE) from None
 
     def serve(ready: Callable[[], None]) -> None:
         mount.serve(settings, account, owner, loaded, ready)
 
-    if not mount.run_in_background(serve, _detach):
-        raise Failure(f"the mount did not come up; {file} may say why", Exit.FUSE)
+    try:
+        mount.run_in_background(serve, _detach)
+    except NoFuse as error:
+        raise Failure(f"{error}: the lines above, or {file}, say why", Exit.FUSE) from None
     click.echo(plain(f"{account.origin} is mounted on {settings.mount_point} (log: {file})"))
 
 
@@ -212,7 +216,7 @@ def _serve(settings: Settings, account: Account, owner: str, binding: Binding, o
     try:
         mount.serve(settings, account, owner, binding, on_ready)
     except NoFuse as error:
-        raise Failure(str(error), Exit.FUSE) from None
+        raise Failure(f"{error}: the lines above say why", Exit.FUSE) from None
     leave(0)
 
 
@@ -230,6 +234,12 @@ def _check_fuse(settings: Settings, binding: str) -> Binding:
         raise Failure(str(error), Exit.MOUNT_POINT) from None
     except NoFuse as error:
         raise Failure(str(error), Exit.FUSE) from None
+
+
+def _keep_outside(settings: Settings, path: Path, option: str) -> None:
+    """Refuse a path that the mount itself would cover: the mount would wait for itself, for ever."""
+    if Path(os.path.realpath(path)).is_relative_to(settings.mount_point):
+        raise Failure(f"{path} is inside the mount point: choose another place with {option}", Exit.CACHE)
 
 
 def _check_cache(settings: Settings) -> None:
@@ -276,7 +286,7 @@ def _detach() -> None:
 
 
 @main.command("umount")
-@click.argument("mount_point", type=click.Path(path_type=Path))
+@click.argument("mount_point", type=Path)  # click.Path looks at it, and so waits for a mount that does not answer
 @click.option("--lazy", is_flag=True, help="Detach now, end when the last open file is closed.")
 def umount_command(mount_point: Path, lazy: bool) -> None:
     """Leave the mount on MOUNT_POINT.
@@ -284,9 +294,10 @@ def umount_command(mount_point: Path, lazy: bool) -> None:
     \b
     Example:  rescalefs umount ~/rescale
     """
-    path = Path(os.path.abspath(mount_point))
+    path = system.place_of(mount_point)
     if system.mounted_type(path) != system.FILE_SYSTEM_TYPE:
-        raise Failure(f"rescalefs is not mounted on {path}", Exit.MOUNTED)
+        point = system.mount_point_of(path)
+        raise Failure(f"rescalefs is not mounted on {path}" + (f", but on {point}" if point else ""), Exit.MOUNTED)
     try:
         system.unmount(path, is_lazy=lazy)
     except system.MountError as error:
@@ -296,9 +307,9 @@ def umount_command(mount_point: Path, lazy: bool) -> None:
 
 
 @main.command("refresh")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Path)
 def refresh_command(path: Path) -> None:
-    """Have a mount ask Rescale again about the run or the job that PATH is in, or about everything.
+    """Have a mount ask Rescale again. It asks about the run or the job that PATH is in, or about everything.
 
     \b
     Example:  rescalefs refresh ~/rescale/jobs/kWdRa
@@ -310,6 +321,8 @@ def refresh_command(path: Path) -> None:
     control = point / refresh_path(PurePosixPath(place.relative_to(point)))
     try:
         control.write_bytes(b"1\n")
+    except FileNotFoundError:
+        raise Failure(f"there is no {path}: no job or run of that id", 1) from None
     except OSError as error:
         raise Failure(f"{control} cannot be written: {error.strerror}", 1) from None
 

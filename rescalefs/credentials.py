@@ -123,11 +123,12 @@ def find_account(
     Raises:
         CredentialError: none is found, a file cannot be read or is open to others, or the origin is unsafe.
     """
-    config = Path(environ.get("RESCALE_CONFIG_FILE") or home / ".config" / "rescale" / "apiconfig")
+    # Absolute: they are read again by a process that has left this directory.
+    config = Path(os.path.abspath(environ.get("RESCALE_CONFIG_FILE") or home / ".config" / "rescale" / "apiconfig"))
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     credential = Path(credentials, "rescale-api-key") if credentials else None
     if key_file is not None:
-        path = key_file
+        path = Path(os.path.abspath(key_file))
         key = Key(lambda: _key_in(path), str(path))
     elif profile is None and environ.get("RESCALE_API_KEY"):
         _check_environment_file(environ)

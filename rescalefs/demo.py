@@ -29,7 +29,7 @@ _POLL_S = 0.05
 
 
 @click.command()
-@click.argument("mount_point", required=False, type=click.Path(path_type=Path))
+@click.argument("mount_point", required=False, type=Path)
 @click.option("--tour-only", is_flag=True, help="Leave after the tour.")
 def demo(mount_point: Path | None, tour_only: bool) -> None:
     """Show everything on an emulated platform: no account needed.
@@ -44,7 +44,7 @@ def demo(mount_point: Path | None, tour_only: bool) -> None:
         raise click.ClickException(f"the demo needs more: pip install 'rescalefs[demo]' ({error})") from None
     console = Console(highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="rescalefs-demo-") as scratch:
-        point = Path(os.path.abspath(mount_point)) if mount_point else Path(scratch, "rescale")
+        point = system.place_of(mount_point) if mount_point else Path(scratch, "rescale")
         if mount_point is None:
             point.mkdir()
         with _interruptible(), Emulator(demo_world()) as emulator:

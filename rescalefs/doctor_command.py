@@ -28,10 +28,10 @@ _LITTLE_ROOM_BYTES = 1 << 30
 
 
 @click.command("doctor")
-@click.option("--key-file", type=click.Path(path_type=Path), help="File with the API key, mode 0600.")
+@click.option("--key-file", type=Path, help="File with the API key, mode 0600.")
 @click.option("--profile", help="Profile in Rescale's apiconfig file to take key and address from.")
 @click.option("--api-url", help="Address of the platform, such as https://eu.rescale.com.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where downloaded bytes are kept.")
+@click.option("--cache-dir", type=Path, help="Where downloaded bytes are kept.")
 def doctor_command(key_file: Path | None, profile: str | None, api_url: str | None, cache_dir: Path | None) -> None:
     """Check what a mount needs: FUSE, key, platform, clock, cache. The exit code is that of the first that is missing.
 

@@ -8,6 +8,7 @@ Field names and their oddities: Rescale API documentation (2016, 2023), see docs
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -256,6 +257,10 @@ class Digest:
 
     algorithm: str
     value: bytes
+
+    def matches(self, data: bytes | memoryview) -> bool:
+        """Tell whether it is the checksum of *data*."""
+        return hashlib.new(self.algorithm, data).digest() == self.value
 
 
 @dataclass(frozen=True, slots=True)

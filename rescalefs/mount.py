@@ -10,7 +10,6 @@ import logging
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -67,6 +66,8 @@ _LIVE_DESCRIPTORS = 4
 LISTINGS = "listings"
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
 READY_S = 30.0
+# What the process in the background tells its parent then; anything else is why there is no mount.
+_READY = b"ready"
 _QUIT = (signal.SIGINT, signal.SIGTERM)
 _SIGNALS = {*_QUIT, signal.SIGHUP, signal.SIGUSR1}
 
@@ -338,21 +339,25 @@ def _set_read_ahead(mount_point: Path, kib: int) -> None:
         Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").write_text(str(kib))
 
 
-def run_in_background(serve_here: Callable[[Callable[[], None]], None], detach: Callable[[], None]) -> bool:
-    """Fork a process that serves; return True once its mount answers, False if it ended before that.
+def run_in_background(serve_here: Callable[[Callable[[], None]], None], detach: Callable[[], None]) -> None:
+    """Fork a process that serves; return once its mount answers.
 
     The child keeps standard error until it is ready, so that what the library complains about is seen.
     *detach* is called in the child when it is ready: it points the standard streams elsewhere.
+
+    Raises:
+        NoFuse: the mount could not be made, or does not answer.
     """
     reader, writer = os.pipe()
     if (child := os.fork()) != 0:
         os.close(writer)
         with open(reader, "rb") as channel:
-            is_ready = _read_within(channel.fileno(), READY_S) == b"1"
-        if not is_ready:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGTERM)
-        return is_ready
+            said = _read_within(channel.fileno(), READY_S)
+        if said == _READY:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
+        raise NoFuse(said.decode() or "the mount did not come up")
     code = 1
     try:
         os.close(reader)
@@ -361,13 +366,14 @@ def run_in_background(serve_here: Callable[[Callable[[], None]], None], detach: 
 
         def ready() -> None:
             detach()
-            os.write(writer, b"1")
-            os.close(writer)
+            os.write(writer, _READY)
 
         serve_here(ready)
         code = 0
     except NoFuse as error:
-        print(f"rescalefs: {error}", file=sys.stderr)
+        log.error("%s", error)
+        with contextlib.suppress(BrokenPipeError):  # it was ready, and its parent has gone
+            os.write(writer, str(error).encode())
     finally:
         logging.shutdown()
         os._exit(code)  # threads that wait for a resolver must not hold the process
@@ -375,4 +381,4 @@ def run_in_background(serve_here: Callable[[Callable[[], None]], None], detach: 
 
 def _read_within(descriptor: int, seconds: float) -> bytes:
     readable, _, _ = select.select([descriptor], [], [], seconds)
-    return os.read(descriptor, 1) if readable else b""
+    return os.read(descriptor, select.PIPE_BUF) if readable else b""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -13,10 +15,12 @@ from rescalefs.plain import plain
 from rescalefs.terminal import Exit, Failure
 
 _WIDTH = 26
+# How long mounts are waited for, all together: what is asked of them costs no request.
+ANSWER_S = 15.0
 
 
 @click.command("status")
-@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.argument("path", required=False, type=Path)  # click.Path looks at it: see `umount`
 def status_command(path: Path | None) -> None:
     """Show how the mount does that PATH is in, or how all of them do.
 
@@ -26,21 +30,40 @@ def status_command(path: Path | None) -> None:
     if path is None:
         points = sorted({entry.mount_point for entry in system.mounts() if entry.type == system.FILE_SYSTEM_TYPE})
     else:
-        point = system.mount_point_of(Path(os.path.abspath(path)))
+        point = system.mount_point_of(system.place_of(path))
         points = [] if point is None else [point]
     if not points:
         where = "nothing is mounted" if path is None else f"{path} is not in a mount of rescalefs"
         raise Failure(f"{where}: mount with  rescalefs mount DIR", Exit.MOUNTED)
     worst = 0
-    for point in points:
+    for point, told in _all_told(points):
         click.echo(plain(str(point)))
-        try:
-            for name, value in _told_by(point):
-                click.echo(plain(f"  {name:<{_WIDTH}} {value}"))
-        except OSError as error:
+        if isinstance(told, OSError):
             worst = 1
-            click.echo(plain(f"  {_trouble(point, error)}"))
+            click.echo(plain(f"  {_trouble(point, told)}"))
+        else:
+            for name, value in told:
+                click.echo(plain(f"  {name:<{_WIDTH}} {value}"))
     raise SystemExit(worst)
+
+
+def _all_told(points: Sequence[Path]) -> Iterator[tuple[Path, list[tuple[str, str]] | OSError]]:
+    """Yield what each mount tells, or why it does not. One that is stopped would be waited for without an end."""
+    told: dict[Path, list[tuple[str, str]] | OSError] = {}
+
+    def ask(point: Path) -> None:
+        try:
+            told[point] = _told_by(point)
+        except OSError as error:
+            told[point] = error
+
+    asking = [threading.Thread(target=ask, args=(point,), daemon=True) for point in points]
+    for thread in asking:
+        thread.start()
+    end_at = time.monotonic() + ANSWER_S
+    for point, thread in zip(points, asking, strict=True):
+        thread.join(max(0.0, end_at - time.monotonic()))
+        yield point, told.get(point) or TimeoutError(errno.ETIMEDOUT, f"in {ANSWER_S:.0f} s")
 
 
 def _told_by(point: Path) -> list[tuple[str, str]]:

@@ -67,6 +67,15 @@ def mount_point_of(path: Path) -> Path | None:
     return next((place for place in (path, *path.parents) if place in points), None)
 
 
+def place_of(path: Path) -> Path:
+    """Return *path* as the mount table writes it: absolute, and followed where it leads over links.
+
+    What is mounted right there is not touched, because it may not answer.
+    """
+    place = Path(os.path.abspath(path))
+    return place if mounted_type(place) is not None else Path(os.path.realpath(place))
+
+
 def check_fuse() -> None:
     """Make sure that this user can mount FUSE file systems.
 
@@ -91,7 +100,7 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
 
     Raises:
         AlreadyMounted: something is mounted there.
-        MountError: it is missing, no directory, not empty, or may not be entered.
+        MountError: it is missing, no directory, not empty, not this user's, or in a mount of rescalefs.
     """
     kind = mounted_type(mount_point)
     if kind is not None and is_dead(mount_point):
@@ -102,6 +111,8 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
         raise AlreadyMounted(
             f"{name} is mounted on {mount_point} already: leave it with  rescalefs umount {mount_point}"
         )
+    if (above := mount_point_of(mount_point)) is not None:
+        raise MountError(f"{mount_point} is in the mount of rescalefs on {above}: choose a directory outside of it")
     try:
         is_empty = not any(True for _ in os.scandir(mount_point))
     except FileNotFoundError:
@@ -112,6 +123,8 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
         raise MountError(f"{mount_point} cannot be used: {error.strerror}") from None
     if not is_empty and not may_be_filled:
         raise MountError(f"{mount_point} is not empty: choose an empty directory, or mount over it with  -o nonempty")
+    if os.geteuid() != 0 and not os.access(mount_point, os.W_OK):  # what fusermount3 asks for
+        raise MountError(f"you may not write to {mount_point}: choose a directory of your own")
 
 
 def is_dead(mount_point: Path) -> bool:
@@ -147,6 +160,8 @@ def unmount(mount_point: Path, *, is_lazy: bool = False) -> None:
         if "busy" in reason:
             remedy = f"close what is open there, or detach it with  rescalefs umount --lazy {mount_point}"
             reason = f"{mount_point} is in use: {remedy}"
+        elif "not found in /etc/mtab" in reason:  # fusermount3 looks for mounts of this user alone
+            reason = f"{mount_point} was mounted by another user: let that user or root leave it"
         raise MountError(reason)
 
 

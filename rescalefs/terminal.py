@@ -3,14 +3,14 @@
 Every failure is one sentence with its remedy on standard error, and an exit code:
 
     0  done
-    1  something unforeseen
+    1  not everything could be done, or something unforeseen happened
     2  the command line itself is wrong
     3  no API key, or Rescale refused it
     4  Rescale cannot be reached
-    5  the mount point cannot be used (missing, not empty, not a directory)
+    5  the mount point cannot be used (missing, not empty, not a directory, in use)
     6  FUSE is missing, or not for this user
     7  something is mounted there already, or nothing is (umount, refresh)
-    8  the cache directory cannot be used
+    8  the cache directory or the log file cannot be used
     9  the emulator's world file has a mistake
     10  what was waited for has ended, but failed or was stopped (wait)
     11  there is no such job or run (wait)

@@ -57,16 +57,19 @@ class Progress:
     show_default=True,
     help="What to wait for: the end of the computation, or all outputs uploaded.",
 )
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds after which to give up.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="When to give up.  [default: never]"
+)
 @click.option(
     "--every",
     "every_s",
     type=click.FloatRange(min=1),
     default=10.0,
     show_default=True,
-    help="Seconds between looks.",
+    metavar="SECONDS",
+    help="How long from look to look.",
 )
-@click.option("--key-file", type=click.Path(path_type=Path), help="File with the API key, mode 0600.")
+@click.option("--key-file", type=Path, help="File with the API key, mode 0600.")
 @click.option("--profile", help="Profile in Rescale's apiconfig file to take key and address from.")
 @click.option("--api-url", help="Address of the platform, such as https://eu.rescale.com.")
 def wait_command(
@@ -78,7 +81,7 @@ def wait_command(
     profile: str | None,
     api_url: str | None,
 ) -> None:
-    """Wait for a job, or for one run of it: exit with 0 if it went well, with 10 if it failed or was stopped.
+    """Wait for a job, or for one run of it. The exit code is 0 if it went well, 10 if it failed or was stopped.
 
     No mount is needed. Progress goes to standard error.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,9 +29,9 @@ class _Output(NamedTuple):
 
 
 @click.command("warm")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=Path)
 def warm_command(paths: tuple[Path, ...]) -> None:
-    """Fetch the files below PATHS, so that they are here when they are read. Runs that still compute are left out.
+    """Fetch the files below PATHS now. Runs that still compute are left out.
 
     \b
     Example:  rescalefs warm ~/rescale/jobs/kWdRa/runs/1
@@ -71,10 +72,11 @@ def _outputs(point: Path, place: Path, troubles: list[str]) -> Iterator[_Output]
     try:
         if len(parts) >= _RUN_DEPTH and _is_live(point.joinpath(*parts[:_RUN_DEPTH])):
             return  # before anything else is asked: the size of a live file takes a read
-        if place.is_dir():
+        info = place.stat()
+        if stat.S_ISDIR(info.st_mode):
             yield from _below(place, len(parts), troubles)
         elif len(parts) > _RUN_DEPTH:
-            yield _Output(place, place.stat().st_size)
+            yield _Output(place, info.st_size)
     except OSError as error:
         troubles.append(f"{place}: {error.strerror}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from rescalefs.ahead import MAX_AHEAD, FilesAhead, Order, same_after, walk_after
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from rescalefs.models import RemoteFile
-from rescalefs.tree import Branch, build_tree
+from rescalefs.tree import Branch, Line, build_tree
 from tests.conftest import Mounted, wait_for
 
 TIMES = [f"{number:03}" for number in range(60)]
@@ -64,6 +65,36 @@ def ahead(recorder: Recorder) -> Iterator[FilesAhead]:
     watcher.start()
     yield watcher
     watcher.close()
+
+
+class Counted(Branch):
+    """A directory that counts the names that are made of it, or gone through."""
+
+    made = 0
+
+    class Entries(dict[str, Any]):
+        def __iter__(self) -> Iterator[str]:
+            for name in super().__iter__():
+                Counted.made += 1
+                yield name
+
+    def lines(self, start: int = 0, stop: int | None = None) -> list[Line]:
+        lines = super().lines(start, stop)
+        Counted.made += len(lines)
+        return lines
+
+
+def test_who_reads_a_large_directory_in_no_order_does_not_have_it_gone_through(recorder: Recorder) -> None:
+    """As programs that learn from files do: each open costs a few names, not all before it."""
+    plain = build_tree([remote(f"{number:05}") for number in range(20_000)])
+    root = Counted(Counted.Entries(plain.entries))
+    watcher, order = FilesAhead(recorder), random.Random(1)
+    opens = [opened(root, f"{order.randrange(20_000):05}") for _ in range(50)]
+    Counted.made = 0
+    for open_ in opens:
+        watcher._follow(*open_)
+    assert Counted.made < 50 * 100
+    assert recorder.fetched == []
 
 
 def test_a_walk_goes_through_directories_in_order() -> None:

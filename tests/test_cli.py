@@ -133,6 +133,18 @@ def test_a_mount_point_that_is_a_file(home: Path) -> None:
     assert failure(rescalefs(home, "mount", str(home / "file")))[0] == 5
 
 
+@pytest.mark.parametrize("option", ["--cache-dir", "--log-file"])
+def test_a_mount_does_not_cover_its_own_files(home: Path, emulator: Emulator, option: str) -> None:
+    """A cache or a log below the mount point, over a link too, would make the mount wait for itself."""
+    (home / "link").symlink_to(home / "rescale")
+    done = rescalefs(home, "mount", option, str(home / "link/own"), str(home / "rescale"), **access(emulator))
+
+    code, sentence = failure(done)
+    assert code == 8
+    assert option in sentence
+    assert os.listdir(home / "rescale") == []
+
+
 def test_a_cache_directory_that_cannot_be(home: Path) -> None:
     """A cache directory below a file is refused before anything is asked."""
     (home / "file").touch()
@@ -145,6 +157,15 @@ def test_an_unknown_option_is_a_usage_error(home: Path) -> None:
     """Mistyped options are exit code 2, as everywhere."""
     assert rescalefs(home, "mount", "--cache-sise", "1G", str(home / "rescale")).returncode == 2
     assert rescalefs(home, "mount", "--cache-size", "much", str(home / "rescale")).returncode == 2
+
+
+@pytest.mark.parametrize(("option", "value"), [("--port", "65536"), ("--latency", "-1"), ("--stream-rate", "0")])
+def test_the_emulator_refuses_numbers_that_mean_nothing(home: Path, option: str, value: str) -> None:
+    """A usage error, not a traceback or a server that does something else."""
+    done = rescalefs(home, "emulator", "--port", "0", option, value)
+
+    assert done.returncode == 2
+    assert f"Invalid value for '{option}'" in done.stderr
 
 
 def test_umount_where_nothing_is_mounted(home: Path) -> None:
@@ -179,6 +200,63 @@ def test_a_mount_in_the_background(home: Path, emulator: Emulator, world: World,
     assert left.returncode == 0, left.stderr
     assert os.listdir(point) == []
     wait_for(lambda: not processes_of(point), END_S, lambda: f"still there: {processes_of(point)}")
+
+
+@pytest.mark.mount
+def test_a_mount_point_over_a_link(home: Path, emulator: Emulator, world: World, binding: str) -> None:
+    """It is mounted, seen and left where the link leads."""
+    (home / "link").symlink_to(home / "rescale")
+    words = ("mount", "--binding", binding, str(home / "link"))
+    done = rescalefs(home, *words, **access(emulator))
+    try:
+        assert done.returncode == 0, done.stderr
+        assert rescalefs(home, "status", str(home / "link/jobs")).stdout.startswith(f"{home / 'rescale'}\n")
+        assert failure(rescalefs(home, *words, **access(emulator)))[0] == 7
+    finally:
+        left = rescalefs(home, "umount", str(home / "link"))
+    assert left.returncode == 0, left.stderr
+    assert os.listdir(home / "rescale") == []
+
+
+@pytest.mark.mount
+def test_a_mount_point_in_a_mount(home: Path, mounted: Mounted) -> None:
+    """Neither a directory of a mount nor a new one in it can be mounted on; umount tells where the mount is."""
+    for place in (mounted.jobs, mounted.path / "new"):
+        code, sentence = failure(rescalefs(home, "mount", str(place), **access(mounted.emulator)))
+        assert (code, f"is in the mount of rescalefs on {mounted.path}" in sentence) == (5, True)
+    code, sentence = failure(rescalefs(home, "umount", str(mounted.jobs)))
+    assert code == 7
+    assert sentence.endswith(f"but on {mounted.path}")
+
+
+@pytest.mark.mount
+def test_a_mount_over_what_is_there(home: Path, emulator: Emulator, binding: str) -> None:
+    """`-o nonempty` does it, as the refusal of a filled mount point says."""
+    (home / "rescale/file").touch()
+    words = ("mount", "--binding", binding, str(home / "rescale"))
+    assert "-o nonempty" in failure(rescalefs(home, *words, **access(emulator)))[1]
+
+    done = rescalefs(home, *words, "-o", "nonempty", **access(emulator))
+    assert done.returncode == 0, done.stderr
+    assert rescalefs(home, "umount", str(home / "rescale")).returncode == 0
+    assert os.listdir(home / "rescale") == ["file"]
+
+
+@pytest.mark.mount
+def test_an_option_that_fuse_refuses(home: Path, emulator: Emulator, binding: str) -> None:
+    """One sentence after FUSE's own words, which name the option, and a line in the log; nothing is left."""
+    words = ("mount", "--binding", binding, "-o", "no_such_option", str(home / "rescale"))
+    done = rescalefs(home, *words, "--log-file", str(home / "log"), **access(emulator))
+
+    assert done.returncode == 6
+    assert [line for line in done.stderr.splitlines() if line.startswith("rescalefs: ")] == done.stderr.splitlines()[
+        -1:
+    ]
+    assert str(home / "log") in done.stderr
+    logged = (home / "log").read_text()
+    assert "no_such_option" in done.stderr + logged
+    assert "FUSE refused to mount" in logged
+    assert os.listdir(home / "rescale") == []
 
 
 def processes_of(point: Path) -> list[str]:
@@ -299,3 +377,11 @@ def test_what_is_not_in_a_mount_is_not_refreshed(tmp_path: Path) -> None:
     code, sentence = failure(rescalefs(tmp_path, "refresh", str(tmp_path)))
 
     assert (code, "is not in a mount" in sentence) == (7, True)
+
+
+@pytest.mark.mount
+def test_what_is_not_there_is_not_refreshed(home: Path, mounted: Mounted) -> None:
+    """A job that does not exist is named."""
+    code, sentence = failure(rescalefs(home, "refresh", str(mounted.jobs / "NoJob")))
+
+    assert (code, f"there is no {mounted.jobs / 'NoJob'}" in sentence) == (1, True)

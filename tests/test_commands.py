@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from rescalefs import system
+from rescalefs import status_command, system
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.conftest import Mounted
@@ -58,7 +60,9 @@ def test_status_tells_how_a_mount_does(run: Run, mounted: Mounted, home: Path) -
     """What it is of, whether it is online, and its counters; for a path in it, and for all there are."""
     os.listdir(mounted.jobs)
     for words in ([str(mounted.jobs / "AbCdE")], []):
-        said = lines_of(rescalefs(home, "status", *words))
+        done = rescalefs(home, "status", *words)
+        assert not words or done.returncode == 0  # other mounts of this machine may be dead
+        said = done.stdout.splitlines()
         mine = said[said.index(str(mounted.path)) :]
         assert [line.split() for line in mine[1:3]] == [["status", "online"], ["version", mine[2].split()[1]]]
         assert ["origin", mounted.emulator.origin] in [line.split() for line in mine]
@@ -76,6 +80,24 @@ def test_status_tells_of_a_mount_that_died(mounted: Mounted, home: Path) -> None
     assert said == [str(mounted.path), "  the process behind it is gone: mount again, it clears what was left"]
     system.unmount(mounted.path, is_lazy=True)
     assert failure(rescalefs(home, "status", str(mounted.path)))[0] == 7
+
+
+@pytest.mark.mount
+def test_a_mount_that_is_stopped_keeps_no_command_waiting(
+    mounted: Mounted, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` says so after a while, and it can be detached."""
+    assert mounted.process is not None
+    mounted.process.send_signal(signal.SIGSTOP)
+    try:
+        monkeypatch.setattr(status_command, "ANSWER_S", 1.0)
+        status = CliRunner().invoke(status_command.status_command, [str(mounted.path)])
+        assert status.exit_code == 1
+        assert status.stdout.splitlines() == [str(mounted.path), "  it does not answer (in 1 s): its log says more"]
+        lines_of(rescalefs(home, "umount", "--lazy", str(mounted.path)))
+        assert system.mounted_type(mounted.path) is None
+    finally:
+        mounted.process.send_signal(signal.SIGCONT)
 
 
 # ---- cache ----
@@ -213,4 +235,7 @@ def test_warm_tells_what_could_not_be_fetched(world: World, mounted: Mounted, em
     assert first.endswith(r"out\nrescalefs: forged\x1b[2J: Input/output error")
     assert second == "rescalefs: not everything could be fetched (failures: 1)"
     assert (mounted.jobs / "AbCdE/runs/1/good").read_bytes() == b"good"
+    done = rescalefs(home, "warm", str(mounted.jobs / "NoJob"))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == f"rescalefs: {mounted.jobs / 'NoJob'}: No such file or directory"
     assert failure(rescalefs(home, "warm", str(home)))[0] == 7

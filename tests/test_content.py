@@ -225,6 +225,29 @@ def test_another_size_than_listed_is_corrected_if_the_checksum_confirms_it(
     assert engine.state(file) == "verified"
 
 
+@pytest.mark.parametrize("data", [SMALL, BIG], ids=["small", "big"])
+def test_a_file_that_is_listed_as_empty_and_is_not_is_an_error(make: Make, data: bytes) -> None:
+    """Nobody reads of a file without bytes, so it is its opening that fails; then the server's size counts."""
+    engine = make(Source(f=data))
+    file = remote("f", data, size=0)
+    with pytest.raises(Corrupt, match="without a byte"):
+        engine.open(file)
+
+    wait_for(lambda: engine.size(file) == len(data), 20, lambda: f"size {engine.size(file)}")
+    with closing(engine.open(file)) as handle:
+        assert handle.read(0, len(data) + 10) == data
+
+
+def test_a_file_that_is_empty_costs_no_request(make: Make) -> None:
+    """Its checksum tells, or there is none."""
+    source = Source(f=b"")
+    engine = make(source)
+    for file in (remote("f", b""), remote("f", b"", has_digest=False)):
+        with closing(engine.open(file)) as handle:
+            assert handle.read(0, 10) == b""
+    assert source.asked == []
+
+
 @pytest.mark.parametrize("served", [SMALL[:-1], b""], ids=["one byte less", "nothing"])
 @pytest.mark.parametrize("has_digest", [True, False])
 def test_another_size_that_nothing_confirms_stays_an_error(

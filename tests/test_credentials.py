@@ -258,6 +258,26 @@ def test_a_key_is_renewed_from_its_file(tmp_path: Path, config: Path) -> None:
         assert key.authorization == "Token new"
 
 
+@pytest.mark.parametrize("source", ["key file", "apiconfig"])
+def test_a_file_is_found_again_from_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """A mount in the background leaves the directory that a relative name was meant from."""
+    file = tmp_path / "file"
+    file.touch(mode=0o600)
+    form = "{}\n" if source == "key file" else "[default]\napikey = {}\n"
+    file.write_text(form.format(SECRET))
+    monkeypatch.chdir(tmp_path)
+    if source == "key file":
+        account = find_account({}, tmp_path, key_file=Path("file"))
+    else:
+        account = find_account({"RESCALE_CONFIG_FILE": "file"}, tmp_path)
+    file.write_text(form.format("renewed"))
+    monkeypatch.chdir("/")
+    assert account.key.renew(account.key.authorization)
+    assert key_of(account) == "renewed"
+
+
 def test_a_key_of_the_environment_stays(tmp_path: Path) -> None:
     """What a process was started with cannot be renewed."""
     environ = {"RESCALE_API_KEY": "old"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from rescalefs.follow import SILENT_FILES, Follower
 from rescalefs.patience import MAX_SILENCE_S
 from rescalefs.tailing import LiveKey
 from rescalefs.timing import within
+from tests.conftest import wait_for
 from tests.faulty_source import LONG_S, FaultySource, FaultyStream, remote
 from tests.stack import client_of, loader
 from tests.test_engine import LIMIT, made
@@ -160,8 +162,13 @@ def test_the_silence_is_over_by_itself(tmp_path: Path) -> None:
         source.held = lambda _file_id, _at: False  # nobody is told
         with pytest.raises(Repeated):
             handle.read(8 * MIB, 10)
-        time.sleep(MOMENT_S)
-        assert handle.read(8 * MIB, 10) == DATA[8 * MIB : 8 * MIB + 10]
+
+        def comes() -> bool:
+            with contextlib.suppress(Repeated):
+                return handle.read(8 * MIB, 10) == DATA[8 * MIB : 8 * MIB + 10]
+            return False
+
+        wait_for(comes, LONG_S, lambda: "it is never tried again")
 
 
 def test_many_files_of_another_size_do_not_wait_for_each_other(tmp_path: Path) -> None:

@@ -104,8 +104,16 @@ class ContentEngine:
         self._cache.close()
 
     def open(self, file: RemoteFile) -> ContentHandle:
-        """Open a file; asks nothing."""
+        """Open a file; asks nothing.
+
+        Raises:
+            Corrupt: it is listed as empty, and its checksum is of some bytes. The kernel would ask for none of them.
+        """
         handle = self._open(file)
+        if not handle.size and file.digest is not None and not file.digest.matches(b""):
+            self._confirming.submit(Job(is_urgent=True), partial(self._fetcher.ask_size, handle.content))
+            handle.close()
+            raise Corrupt(f"file {file.id} ({file.path}) is listed without a byte, and its checksum is of some")
         identity = handle.content.identity
         with self._lock:
             was_ahead = identity in self._unread

@@ -25,16 +25,23 @@ class _BadWorld(click.ClickException):
 
 
 @click.command()
-@click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port on 127.0.0.1; 0 takes any.")
-@click.option("--world", "world_file", type=click.Path(path_type=Path), help="World to serve, a JSON file.")
-@click.option("--latency", default=0.0, metavar="SECONDS", help="Let every request wait.")
-@click.option("--stream-rate", type=float, metavar="BYTES", help="Bytes a second of each download.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    metavar="NUMBER",
+    help="Port on 127.0.0.1; 0 takes any.",
+)
+@click.option("--world", "world_file", type=Path, help="World to serve, a JSON file.")
+@click.option("--latency", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Let every request wait.")
+@click.option("--stream-rate", type=click.FloatRange(min=1), metavar="BYTES", help="Bytes a second of each download.")
 @click.option("--tail-range", is_flag=True, help="Serve ranges of live files; Rescale's documents are silent on it.")
 @click.option("--key", default=DEFAULT_KEY, show_default=True, help="API key that is let in.")
 def emulator(
     port: int, world_file: Path | None, latency: float, stream_rate: float | None, tail_range: bool, key: str
 ) -> None:
-    """Serve the Rescale API from a made-up world, on this machine only.
+    """Serve the Rescale API from a made-up world. It listens on this machine only.
 
     \b
     Example:

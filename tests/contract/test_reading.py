@@ -314,11 +314,11 @@ def test_a_file_of_another_size_than_listed_gives_eio(bytes_of: Make, mounted: M
 def test_a_file_that_matches_its_checksum_at_another_size_has_that_size_from_then_on(
     bytes_of: Make, mounted: Mounted
 ) -> None:
-    for more in (-7, 7):
+    for more in (-7, 7, -SMALL_BYTES):
         run, data = bytes_of(SMALL_BYTES, declared_size=SMALL_BYTES + more)
         path = mounted.top(run) / "file"
         assert path.stat().st_size == SMALL_BYTES + more
-        read_in_order(path)
+        assert errno_of(path.read_bytes) == "EIO"
         wait_for(lambda path=path: path.stat().st_size == SMALL_BYTES, 10, lambda: "no other size")
         assert path.read_bytes() == data
 
