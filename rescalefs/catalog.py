@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rescalefs.client import Client
-from rescalefs.errors import NotFound, Offline, RescaleError, Unavailable
+from rescalefs.errors import NotFound, Offline, RescaleError, Unseen
 from rescalefs.finality import GIVEN_UP_AFTER_S, ended_for_s, is_final, is_long_over
 from rescalefs.kept import Kept
 from rescalefs.known import FOR_EVER_S, Answer, Known, Lifetimes
@@ -273,10 +273,7 @@ class Catalog:
 
         try:
             return ask()
-        except Unavailable:
-            if state is not RunState.LIVE:
-                raise
-            # It may have ended since it was seen last.
+        except Unseen:  # it may have ended since it was looked at
             self._known.drop(("runs", job_id))
             self._known.drop(("status", job_id))
             is_live = self._state(job_id, self.run(job_id, run_id)) is RunState.LIVE
