@@ -12,6 +12,7 @@
     ├── NotPossibleNow      the run is not live, so it cannot be stopped or snapshot
     ├── Busy                the same act is already under way
     ├── Stale               the file changed or went away under an open handle
+    │   └── Replaced            a path is of another kind than the kernel thinks
     ├── DeadlineExceeded    no answer in the time that a caller may be kept waiting
     ├── NoAttribute         no such extended attribute
     ├── NotSupported        a class of extended attributes that does not exist here

@@ -49,7 +49,7 @@ def test_a_run_lives_settles_and_is_final(world: World, catalog: Catalog, clock:
     run = world.add_job("LiveR").add_run(live={"log": b"1", "case/U": b"2"}, trickle_s=30)
     view = catalog.view("LiveR", "1")
     assert (view.state, paths(view)) == (RunState.LIVE, {"log", "case/U"})
-    assert view.files == ()
+    assert not view.files
     run.finish()
     seen = []
     for _ in range(6):
