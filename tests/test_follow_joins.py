@@ -248,12 +248,16 @@ def test_a_log_of_fifty_megabytes_costs_kilobytes_a_look(tmp_path: Path) -> None
     with ExitStack() as exits:
         ending = serve(exits, tmp_path, lines(50 * MIB // 40), 0.0)
         emulator, follower, log = ending.emulator, ending.follower, ending.run.live["case/log"]
+
+        def joined() -> int:
+            return follower.stats()["live.joins"]
+
         handles = [follower.open(KEY) for _ in range(8)]
-        ending.pass_s(4)
+        # The whole comes once more, in its time, before the first join.
+        wait_for(lambda: ending.pass_s(2) or joined() == 1, 20, lambda: str(follower.stats()))  # type: ignore[func-returns-value]
         size = follower.file(KEY).size()
         assert size == len(log.read()) > 48 * MIB
         emulator.reset_counts()
-        joins = follower.stats()["live.joins"]
         with ThreadPoolExecutor(8) as pool:
             for number in range(10):
                 log.append(b"".join(b"%4d %58d\n" % (number, line) for line in range(16)))
@@ -265,7 +269,7 @@ def test_a_log_of_fifty_megabytes_costs_kilobytes_a_look(tmp_path: Path) -> None
 
         assert emulator.requests["tail"] == 10
         assert emulator.bytes_sent["tail"] <= 10 * 64 * 1024
-        assert follower.stats()["live.joins"] == joins + 10
+        assert joined() == 11
 
 
 def test_the_end_of_the_run_refutes_a_wrong_join(tmp_path: Path) -> None:
