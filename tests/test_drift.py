@@ -52,7 +52,8 @@ def test_a_page_that_drifts_changes_nothing(
     for path, age, is_deleted in files:
         run.add_file(path, b"", date_uploaded=run.started + age, is_deleted=is_deleted)
     run.output_file_count = sum(not file.is_deleted for file in run.files)
-    there = [(file.id, file.relative_path or "", int(file.date_uploaded)) for file in run.files if not file.is_deleted]
+    files_there = [file for file in run.files if not file.is_deleted]
+    there = [(file.id, file.relative_path or file.name, int(file.date_uploaded)) for file in files_there]
     with Emulator(world) as emulator, mock.patch("rescalefs.client.FILES_PAGE", PAGE):
         emulator.faults.add(endpoint="run_files", nth=nth, **drift)
         with catalog_of(emulator.origin, clock) as catalog:

@@ -50,38 +50,43 @@ def test_listing_a_run_costs_one_request_for_each_thousand_files(
     assert emulator.requests.total() - 3 <= 3  # the job, its status, its runs
 
 
-# Where pages are rare, and a question is given up after so many seconds, unless pages of its answer come.
-RARE_PAGES = ("--metadata-deadline", "2", "--rate", "jobs-usage=8:1")
+# Names are waited for as many seconds, and may be asked for as often a second, in pages of as few rows.
+DEADLINE_S, PER_S, PAGE = 3, 10, 10
 
 
-def test_a_listing_is_waited_for_as_long_as_its_pages_come(
-    world: World, mount_of: Callable[..., Mounted], emulator: Emulator
-) -> None:
+@pytest.fixture
+def rare(mount_of: Callable[..., Mounted], emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Mounted:
+    """A mount of a platform whose listings take long, though each page comes at once."""
+    monkeypatch.setattr("rescalefs.emulator.endpoints.MAX_PAGE_SIZE", PAGE)
+    mounted = mount_of(emulator, "--metadata-deadline", f"{DEADLINE_S}", "--rate", f"jobs-usage={PER_S}:1")
+    emulator.reset_counts()
+    return mounted
+
+
+def test_a_listing_is_waited_for_as_long_as_its_pages_come(world: World, rare: Mounted, emulator: Emulator) -> None:
     """By who lists, and by who looks at one file."""
-    run, mounted = run_of(world, 25_000), mount_of(emulator, *RARE_PAGES)
-    top = mounted.top(run)
+    pages = DEADLINE_S * PER_S * 3 // 2
+    top = rare.top(run_of(world, pages * PAGE))
     began = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(os.stat, top / "d3/f24237")
-        assert sh("find . -type f | wc -l", top) == "25000\n"
-        assert found.result().st_size == 5
-    assert time.monotonic() - began > 2.5
-    assert emulator.requests["run_files"] == 25
+        found = pool.submit(os.stat, top / "d3/f24")
+        assert sh("find . -type f | wc -l", top) == f"{pages * PAGE}\n"
+        assert found.result().st_size == 2
+    assert time.monotonic() - began > DEADLINE_S
+    assert emulator.requests["run_files"] == pages
 
 
-def test_who_waits_for_a_listing_can_be_killed(
-    world: World, mount_of: Callable[..., Mounted], emulator: Emulator
-) -> None:
+def test_who_waits_for_a_listing_can_be_killed(world: World, rare: Mounted, emulator: Emulator) -> None:
     """And the next one who looks has what came meanwhile."""
-    run, mounted = run_of(world, 50_000), mount_of(emulator, *RARE_PAGES)
-    top = mounted.top(run)
+    pages = DEADLINE_S * PER_S * 2
+    top = rare.top(run_of(world, pages * PAGE))
     with subprocess.Popen(["ls", top]) as waiting:
-        wait_for(lambda: emulator.requests["run_files"] > 24, 20, lambda: "no pages")  # it waits for 3 s
+        wait_for(lambda: emulator.requests["run_files"] > pages / 2 + 1, 30, lambda: "no pages")
         waiting.kill()
         assert waiting.wait(20) == -signal.SIGKILL
-        assert emulator.requests["run_files"] < 45
-    assert sh("find . -type f | wc -l", top) == "50000\n"
-    assert emulator.requests["run_files"] == 50
+        assert emulator.requests["run_files"] < pages - PER_S
+    assert sh("find . -type f | wc -l", top) == f"{pages * PAGE}\n"
+    assert emulator.requests["run_files"] == pages
 
 
 def test_listing_a_run_with_sizes_and_times_costs_no_more_than_without(
