@@ -2,6 +2,7 @@
 
     python -m benchmarks                          all rows, both FUSE bindings, three times each
     python -m benchmarks --rows head,random       some rows
+    python -m benchmarks --rows vast              the one that takes minutes, and is left out otherwise
     python -m benchmarks --quick                  all rows with small sizes, in about a minute
     python -m benchmarks --json figures.json      every sample, with the machine that made it
     make bench ARGS="--rows head --repeat 1"      the same after setting up what it needs

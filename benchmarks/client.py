@@ -61,16 +61,28 @@ class Origin:
         """Return the counters."""
         return Counts(**self._ask("counters"))
 
+    def rows(self, path: str) -> int:
+        """Return how many rows a page of the API has, as a client without pages or threads asks for it."""
+        request = urllib.request.Request(  # noqa: S310  # loopback
+            f"{self.url}/api/v2/{path}?page_size=1000", headers={"Authorization": f"Token {self.key}"}
+        )
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310  # loopback
+            return len(json.load(answer)["results"])
+
     def _ask(self, word: str) -> Any:
         with urllib.request.urlopen(f"{self.url}/bench/{word}", timeout=ANSWER_S) as answer:  # noqa: S310  # loopback
             return json.load(answer)
 
 
 @contextmanager
-def running(root: Path, *, is_quick: bool) -> Iterator[Origin]:
+def running(root: Path, *, is_quick: bool, has_vast: bool = False) -> Iterator[Origin]:
     """Serve *root* while the `with` block lasts."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.origin", str(root), *(["--quick"] if is_quick else [])],
+        [
+            *(sys.executable, "-m", "benchmarks.origin", str(root)),
+            *(["--quick"] if is_quick else []),
+            *(["--vast"] if has_vast else []),
+        ],
         cwd=Path(__file__).parent.parent,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

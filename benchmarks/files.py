@@ -5,6 +5,9 @@
     small/dNN/fNNN.dat                many small files in some directories
     twins/twin.bin                    in the API, the same file in every run of the job
     wide/pNN/NNN/field_N.dat          in the API, the names of a large run, without bytes
+    flat/all/field_N.dat              the same in one directory
+    vast/pNN/NNN/field_N.dat          the same of a very large run, where it is asked for
+    sweep/case/field_N.dat            in the API, the names of many runs, without bytes
     base.bin                          what the files of the job `many` are windows of; not part of the plain tree
 
 The files of `many` are bytes [n * STEP_BYTES, n * STEP_BYTES + size) of one file, so that hundreds of large and
@@ -25,7 +28,7 @@ MIB = 1 << 20
 # By how much the windows of `many` differ: no block of one equals the block at the same place of another.
 STEP_BYTES = 4099
 SEQ, BIG, NOTE, TWIN = "large/seq.bin", "large/big.bin", "large/note.dat", "twins/twin.bin"
-WIDE = "wide"
+WIDE, FLAT, VAST, SWEEP = "wide", "flat", "vast", "sweep"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Sizes:
     random_reads: int = 100
     reopens: int = 5000
     wide_files: int = 100_000
+    flat_files: int = 100_000
+    vast_files: int = 1_000_000
+    sweep_runs: int = 121
+    sweep_files: int = 66  # of each
     followed_lines: int = 40
 
     @property
@@ -88,6 +95,9 @@ QUICK = Sizes(
     random_reads=10,
     reopens=300,
     wide_files=2500,
+    flat_files=2500,
+    vast_files=5000,
+    sweep_runs=12,
     followed_lines=3,
 )
 

@@ -24,8 +24,8 @@ from urllib.parse import quote, unquote
 
 from aiohttp import web
 
-from benchmarks.files import QUICK, STEP_BYTES, TWIN, WIDE, Sizes, Window
-from rescalefs.emulator.content import LocalFile
+from benchmarks.files import FLAT, QUICK, STEP_BYTES, SWEEP, TWIN, VAST, WIDE, Sizes, Window, wide_name
+from rescalefs.emulator.content import Bytes, LocalFile
 from rescalefs.emulator.endpoints import _ranged
 from rescalefs.emulator.exchange import Answer, error
 from rescalefs.emulator.server import Emulator
@@ -36,8 +36,8 @@ PLAIN = "plain"
 HANG_LOOK_S = 0.05
 
 
-def make_world(root: Path, sizes: Sizes) -> World:
-    """Return the jobs `large`, `small`, `twins`, `many` and `wide`, all finished."""
+def make_world(root: Path, sizes: Sizes, *, has_vast: bool = False) -> World:
+    """Return the jobs `large`, `small`, `twins`, `many`, `wide`, `flat`, `sweep`, and maybe `vast`, all finished."""
     world, tree = World(), root / "tree"
     for name in ("large", "small"):
         world.add_job(name).add_run(finished=True).add_tree(tree / name)
@@ -52,6 +52,18 @@ def make_world(root: Path, sizes: Sizes) -> World:
     wide = world.add_job(WIDE).add_run(finished=True)
     for name in sizes.wide_names:
         wide.add_file(name.removeprefix(f"{WIDE}/"), b"", checksum="none")
+    flat = world.add_job(FLAT).add_run(finished=True)
+    for number in range(sizes.flat_files):
+        flat.add_file(f"all/field_{number:06}.dat", b"", checksum="none")
+    sweep = world.add_job(SWEEP, expected_runs=sizes.sweep_runs)
+    for _ in range(sizes.sweep_runs):
+        run = sweep.add_run(finished=True)
+        for number in range(sizes.sweep_files):
+            run.add_file(f"case/field_{number:02}.dat", b"", checksum="none")
+    if has_vast:
+        vast, nothing = world.add_job(VAST).add_run(finished=True), Bytes(b"")
+        for number in range(sizes.vast_files):
+            vast.add_file(wide_name(number), nothing, checksum="none")
     for job in world.jobs.values():
         for run in job.runs.values():
             for file in run.files:
@@ -132,7 +144,7 @@ def main() -> None:
     root = Path(sys.argv[1])
     tempfile.tempdir = str(root)
     sizes = QUICK if "--quick" in sys.argv else Sizes()
-    with Origin(make_world(root, sizes), root / "tree") as origin:
+    with Origin(make_world(root, sizes, has_vast="--vast" in sys.argv), root / "tree") as origin:
         print(json.dumps({"origin": origin.origin, "key": origin.key}), flush=True)
         sys.stdin.buffer.read()
 

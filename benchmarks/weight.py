@@ -12,7 +12,7 @@ import tracemalloc
 from benchmarks.files import wide_name
 from rescalefs.models import Digest, RemoteFile
 from rescalefs.packed import PackedFiles, PackedTree, pack
-from rescalefs.tree import build_tree
+from rescalefs.rows import FileRows
 
 _TIME_NS = 1_700_000_000 * 10**9
 
@@ -39,7 +39,7 @@ def main() -> None:
     """Pack a tree as the catalog does, and print what stays."""
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    tree = PackedTree(pack(build_tree(listing(int(sys.argv[1])))))
+    tree = PackedTree(pack(FileRows.of(listing(int(sys.argv[1])))))
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     assert len(PackedFiles(tree)) == int(sys.argv[1])

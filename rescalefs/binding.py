@@ -233,6 +233,10 @@ class _Calls:
         """Return what notices are sent to."""
         return self._session.value
 
+    def is_interrupted(self) -> bool:
+        """Tell whether who waits for the operation that this thread serves was killed, or got another signal."""
+        return bool(self._library.fuse_interrupted())
+
     def drop_attributes(self, path: str) -> None:
         """Let the attributes be: they last a second."""
 

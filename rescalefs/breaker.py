@@ -12,10 +12,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from datetime import datetime, timezone
 
 from rescalefs.errors import Offline
-from rescalefs.timing import Clock
+from rescalefs.timing import Clock, date_text
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class Breaker:
         if not down:
             return None
         since, _, reason = min(down)
-        when = datetime.fromtimestamp(since or 0, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = date_text(since or 0)
         return f"failing since {when} ({', '.join(sorted(name for _, name, _ in down))}): {reason}"
 
     def check(self, endpoint: str, what: str) -> None:

@@ -18,10 +18,10 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from rescalefs.client import Client
-from rescalefs.errors import NotFound, Offline, RescaleError, Unavailable
+from rescalefs.errors import NotFound, Offline, RescaleError, Unseen
 from rescalefs.finality import GIVEN_UP_AFTER_S, ended_for_s, is_final, is_long_over
 from rescalefs.kept import Kept
 from rescalefs.known import FOR_EVER_S, Answer, Known, Lifetimes
@@ -29,16 +29,19 @@ from rescalefs.listings import KeptTree, Listings, is_same
 from rescalefs.live_names import LiveNames
 from rescalefs.loader import Loader
 from rescalefs.models import TERMINAL_STATUSES, Job, RemoteFile, Run, Status
-from rescalefs.packed import PackedFiles, PackedTree, pack
+from rescalefs.packed import PackedFiles, PackedTree, pack, same_files
+from rescalefs.rows import FileRows
 from rescalefs.shown import Changed, Shown
 from rescalefs.sweeps import Sweeps
+from rescalefs.system import give_back_memory
 from rescalefs.timing import Clock
-from rescalefs.tree import Branch, Tree, build_tree
+from rescalefs.tree import Tree, build_tree
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _UNPACKED_BYTES = 700  # of a file as objects, about
+# A listing of so many files took memory that is worth giving back: 10 MB for a moment.
+_MANY_FILES = 20_000
 
 
 class RunState(enum.Enum):
@@ -145,7 +148,7 @@ class Catalog:
     def _list_jobs(self) -> Answer:
         refreshes = self._known.refreshes
         try:
-            jobs = {job.id: job for job in self._client.jobs(self._deadline())}
+            jobs = {job.id: job for job in self._client.jobs(self._deadline(), self._loader.part_came())}
         except Offline:
             kept = self._listings.jobs()
             if kept is None:
@@ -223,7 +226,7 @@ class Catalog:
                 return Answer(kept.runs, left_s)
         asked_at_s = self._wall_clock()
         try:
-            found = self._client.runs(job_id, self._deadline())
+            found = self._client.runs(job_id, self._deadline(), self._loader.part_came())
         except Offline:
             if kept is None:
                 raise
@@ -270,10 +273,7 @@ class Catalog:
 
         try:
             return ask()
-        except Unavailable:
-            if state is not RunState.LIVE:
-                raise
-            # It may have ended since it was seen last.
+        except Unseen:  # it may have ended since it was looked at
             self._known.drop(("runs", job_id))
             self._known.drop(("status", job_id))
             is_live = self._state(job_id, self.run(job_id, run_id)) is RunState.LIVE
@@ -321,12 +321,12 @@ class Catalog:
             live_paths = self._live_names.paths(job_id, run.id)
         elif state is RunState.SETTLING:  # a file must not vanish under who follows it, until its upload
             live_paths = list(self._followed(job_id, run.id))
-        files = tuple(self._client.files(job_id, run.id, self._deadline()))
-        is_same = before is not None and before.state is not RunState.LIVE and set(before.files) == set(files)
+        came = self._loader.part_came()
+        tree, files = _arranged(self._client.files(job_id, run.id, self._deadline(), came), came)
+        is_same = before is not None and before.state is not RunState.LIVE and same_files(before.files, files)
         same_since = before.same_since if before is not None and is_same else self._clock()
         same_for_s = self._clock() - same_since if is_same else None
-        tree = build_tree(files)
-        was_final = kept is not None and kept.has(tree)  # and is as it was then
+        was_final = kept is not None and same_files(PackedFiles(kept.tree), files)  # and is as it was then
         if state is RunState.SETTLING and (was_final or is_final(run, files, same_for_s, self._wall_clock())):
             state = RunState.FINAL
         elif live_paths:
@@ -336,7 +336,7 @@ class Catalog:
         if state is RunState.FINAL:
             with self._lock:
                 self._last_views.pop(key, None)  # nothing will be compared with it any more
-            return self._finish(view, tree, asked_at_s)
+            return self._finish(view, asked_at_s)
         with self._lock:
             self._last_views[key] = view
         return Answer(view, lifetimes.settling_s if state is RunState.SETTLING else lifetimes.live_s)
@@ -356,15 +356,16 @@ class Catalog:
             kept = self._listings.tree(job_id, each) if view_of(each) is None else None
             return view_of(each) is None and (kept is None or not kept.is_trusted)
 
-        def take(found: Mapping[str, tuple[RemoteFile, ...]]) -> None:
+        came = self._loader.part_came()
+
+        def take(found: Mapping[str, FileRows]) -> None:
             new = [each for each in ended if view_of(each) is None and not any(self._followed(job_id, each.id))]
             for each in new:
-                files = found.get(each.id)
-                if files is not None and is_final(each, files, None, now_s):
-                    tree = build_tree(files, [])
-                    view = RunView(job_id, each, RunState.FINAL, tree, files, self._clock())
+                rows = found.get(each.id)
+                if rows is not None and is_final(each, rows, None, now_s):
+                    view = RunView(job_id, each, RunState.FINAL, *_arranged(rows, came), self._clock())
                     self._seen(view)
-                    answer = self._show(self._finish(view, tree, now_s))
+                    answer = self._show(self._finish(view, now_s))
                     self._known.keep(("view", job_id, each.id), answer, refreshes)
 
         before = self._sweeps.looked_into(job_id, run, ended, is_missing)
@@ -374,15 +375,15 @@ class Catalog:
         self._sweeps.sweep(job_id, listed, ended, take)
         return self._known.get(("view", job_id, run.id))
 
-    def _finish(self, view: RunView, tree: Branch, asked_at_s: float) -> Answer:
-        """Return the files of a run that will not change, packed and kept on disk; they were asked for at that time."""
-        try:
-            packed = pack(tree)
-        except ValueError as error:
-            log.info("run %s of job %s is not kept on disk: %s", view.run.id, view.job_id, error)
+    def _finish(self, view: RunView, asked_at_s: float) -> Answer:
+        """Return the files of a run that will not change, kept on disk; they were asked for at that time."""
+        if not isinstance(view.files, PackedFiles):
             return Answer(view, FOR_EVER_S, len(view.files) * _UNPACKED_BYTES)
-        self._listings.keep_tree(view.job_id, view.run, packed, asked_at_s)
-        return Answer(_packed(view.job_id, view.run, PackedTree(packed)), FOR_EVER_S, len(packed))
+        data = view.files.tree.data
+        self._listings.keep_tree(view.job_id, view.run, data, asked_at_s)
+        if len(view.files) >= _MANY_FILES:
+            give_back_memory()
+        return Answer(view, FOR_EVER_S, len(data))
 
     # ---- keeping ----
 
@@ -419,6 +420,16 @@ class Catalog:
 def _is_of(view: RunView, run: Run) -> bool:
     """Tell whether *view* still is what *run* holds."""
     return is_same(view.run, run) if view.state is RunState.FINAL else view.run.completed_ns == run.completed_ns
+
+
+def _arranged(files: FileRows, came: Callable[[], None]) -> tuple[Tree, Collection[RemoteFile]]:
+    """Return the tree of a run's uploaded files, and these: packed, unless something of it has no place there."""
+    try:
+        tree = PackedTree(pack(files, came))
+    except ValueError as error:
+        log.info("a run is not kept on disk: %s", error)
+        return build_tree(files), files
+    return tree.root, PackedFiles(tree)
 
 
 def _packed(job_id: str, run: Run, tree: PackedTree) -> RunView:

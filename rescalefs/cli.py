@@ -1,6 +1,7 @@
 """The command line: `rescalefs mount`, `umount`, `refresh`; the other commands have modules of their own.
 
-`terminal` lists the exit codes.
+`terminal` lists the exit codes. Paths are of type `Path` and not of click's own, which looks at them before anything
+else does: with errors and exit codes of its own, and without an end if a mount does not answer.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import platformdirs
@@ -41,7 +42,6 @@ from rescalefs.terminal import Exit, Failure, Unreachable, leave, named_account,
 from rescalefs.wait_command import wait_command
 from rescalefs.warm_command import warm_command
 
-F = TypeVar("F", bound=Callable[..., Any])
 _SECONDS = click.FloatRange(min=0.1, max=3600.0)
 # A mount whose process ends cleanly is gone in milliseconds.
 _UNMOUNTED_S = 10.0
@@ -58,6 +58,12 @@ class _Commands(click.Group):
             raise
         except click.ClickException as error:
             raise Failure(error.message, error.exit_code) from error
+        except FileNotFoundError:
+            try:
+                os.getcwd()
+            except FileNotFoundError:
+                raise Failure("this directory is gone: go to another one, such as  cd ~", 1) from None
+            raise
 
 
 class _Size(click.ParamType[int]):
@@ -286,7 +292,7 @@ def _detach() -> None:
 
 
 @main.command("umount")
-@click.argument("mount_point", type=Path)  # click.Path looks at it, and so waits for a mount that does not answer
+@click.argument("mount_point", type=Path)
 @click.option("--lazy", is_flag=True, help="Detach now, end when the last open file is closed.")
 def umount_command(mount_point: Path, lazy: bool) -> None:
     """Leave the mount on MOUNT_POINT.

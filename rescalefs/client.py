@@ -8,16 +8,20 @@ Facts about the API and their sources are in docs/architecture.md.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from itertools import chain
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote
 
 from rescalefs.budget import CONTENTS, JOBS, RUNS, Priority, Turn
 from rescalefs.errors import Corrupt, NotFound, Refused, Unavailable
 from rescalefs.models import Job, LastLines, RemoteFile, Run, Status
+from rescalefs.rows import FileRows
 from rescalefs.transfer import Transfer
 from rescalefs.transport import Transport
 
@@ -31,11 +35,48 @@ JOBS_PAGE = 200
 PARALLEL_PAGES = 8
 # Pages asked for before looking whether the listing goes on: what a `count` far too high may cost.
 PAGES_AHEAD = 64
+# The longest that a listing may take whose pages keep coming: a million files at a fifth of the usual rate.
+LISTING_S = 300.0
 # Rows that moved between pages while a listing was read make it start over, at most so often.
 LISTING_ATTEMPTS = 4
 # What an answer about a file says of itself; the bytes of one come as text/plain or application/octet-stream, whatever
 # they are, as far as clients have seen.
 _NO_BYTES = frozenset({"application/json", "text/html"})
+
+
+class _Rows(Hashable, Sized, Protocol):
+    """The rows of a page, or of several."""
+
+
+R = TypeVar("R", bound=_Rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[R]):
+    """How the rows of a listing are held: made of a page, joined, and freed of those that came twice."""
+
+    make: Callable[[Iterable[object]], R]
+    join: Callable[[Sequence[R]], R]
+    unique: Callable[[R], R]
+
+
+def _objects(make: Callable[[object], T], identity: Callable[[T], object]) -> _Kind[tuple[T, ...]]:
+    """Return the kind whose rows are objects."""
+    return _Kind(
+        lambda rows: tuple(map(make, rows)),
+        lambda pages: tuple(chain.from_iterable(pages)),
+        lambda rows: tuple({identity(row): row for row in rows}.values()),
+    )
+
+
+_JOBS = _objects(Job.from_api, lambda job: job.id)
+_RUNS = _objects(Run.from_api, lambda run: run.id)
+_STATUSES = _objects(Status.from_api, id)
+_FILES = _Kind(lambda rows: FileRows.of(map(RemoteFile.from_api, rows)), FileRows.joined, FileRows.unique)
+
+
+def _nobody() -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +91,15 @@ class Client:
     """The API as typed calls. Threads: any.
 
     Every call ends by its `deadline_at` (on `time.monotonic`'s scale), and raises the errors of `Transport`.
+    A listing has that long for each of its pages, and `LISTING_S` for all; it calls *came* after each page.
     `start` makes the threads that read pages side by side; it is called after daemonising.
     """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._pages_pool: ThreadPoolExecutor | None = None
+        # Held while a page becomes rows, and nothing else: side by side that would take as long, and more memory.
+        self._making = threading.Lock()
 
     def start(self) -> None:
         """Make the threads that read pages."""
@@ -72,9 +116,9 @@ class Client:
         email = answer.get("email") if isinstance(answer, Mapping) else None
         return email if isinstance(email, str) else ""
 
-    def jobs(self, deadline_at: float) -> list[Job]:
+    def jobs(self, deadline_at: float, came: Callable[[], None] = _nobody) -> Sequence[Job]:
         """Return all jobs that the user owns or shares, as the API orders them."""
-        return self._listing("jobs", JOBS, "jobs/", JOBS_PAGE, deadline_at, Job.from_api, lambda job: job.id)
+        return self._listing("jobs", JOBS, "jobs/", JOBS_PAGE, deadline_at, _JOBS, came)
 
     def job(self, job_id: str, deadline_at: float) -> Job:
         """Return one job; its status comes from the status history, which the detail lacks."""
@@ -90,37 +134,31 @@ class Client:
     def newest_status(self, job_id: str, deadline_at: float) -> Status | None:
         """Return a job's newest status, None if it never had one. The order of the history is not relied on."""
         path = f"jobs/{_segment(job_id)}/statuses/"
-        rows = self._listing("statuses", JOBS, path, FILES_PAGE, deadline_at, Status.from_api)
+        rows = self._listing("statuses", JOBS, path, FILES_PAGE, deadline_at, _STATUSES)
         return max(rows, key=lambda status: status.date_ns, default=None)
 
-    def runs(self, job_id: str, deadline_at: float) -> list[Run]:
-        """Return the runs of a job, [] before the first one began."""
+    def runs(self, job_id: str, deadline_at: float, came: Callable[[], None] = _nobody) -> Sequence[Run]:
+        """Return the runs of a job, none before the first one began."""
         path = f"jobs/{_segment(job_id)}/runs/"
-        return self._listing("runs", RUNS, path, FILES_PAGE, deadline_at, Run.from_api, lambda run: run.id)
+        return self._listing("runs", RUNS, path, FILES_PAGE, deadline_at, _RUNS, came)
 
     def run(self, job_id: str, run_id: str, deadline_at: float) -> Run:
         """Return one run as it is now."""
         return Run.from_api(self._transport.json("run", RUNS, _run_path(job_id, run_id), deadline_at))
 
-    def files(self, job_id: str, run_id: str, deadline_at: float) -> list[RemoteFile]:
+    def files(self, job_id: str, run_id: str, deadline_at: float, came: Callable[[], None] = _nobody) -> FileRows:
         """Return the output files of a run, deleted ones left out."""
         path = f"{_run_path(job_id, run_id)}files/"
-        rows = self._listing(
-            "run_files", JOBS, path, FILES_PAGE, deadline_at, RemoteFile.from_api, lambda file: file.id
-        )
-        return [file for file in rows if not file.is_deleted]
+        return self._listing("run_files", JOBS, path, FILES_PAGE, deadline_at, _FILES, came).present()
 
-    def job_files(self, job_id: str, deadline_at: float) -> list[RemoteFile]:
+    def job_files(self, job_id: str, deadline_at: float) -> FileRows:
         """Return the output files of all runs of a job, deleted ones left out, from one read of its pages.
 
         Raises:
             Corrupt: the pages do not agree with each other.
         """
         path = f"jobs/{_segment(job_id)}/files/"
-        rows = self._listing(
-            "job_files", JOBS, path, FILES_PAGE, deadline_at, RemoteFile.from_api, lambda file: file.id, attempts=1
-        )
-        return [file for file in rows if not file.is_deleted]
+        return self._listing("job_files", JOBS, path, FILES_PAGE, deadline_at, _FILES, attempts=1).present()
 
     def live_paths(self, job_id: str, run_id: str, deadline_at: float) -> list[str]:
         """Return the paths of the files in a live run's working directory.
@@ -212,10 +250,10 @@ class Client:
         path: str,
         page_size: int,
         deadline_at: float,
-        make: Callable[[object], T],
-        identity: Callable[[T], str] | None = None,
+        kind: _Kind[R],
+        came: Callable[[], None] = _nobody,
         attempts: int = LISTING_ATTEMPTS,
-    ) -> list[T]:
+    ) -> R:
         """Return every row of a paged listing, in order, once each, made into what it is as soon as its page is here.
 
         No order is promised and rows move while files are added, so a listing whose pages disagree is read again;
@@ -224,43 +262,51 @@ class Client:
         Raises:
             Corrupt: it kept changing, or is no listing.
         """
-        before: list[T] | None = None
+        clock = self._transport.clock
+        page_s, ends_at = deadline_at - clock(), clock() + max(LISTING_S, deadline_at - clock())
+
+        def parse(body: bytearray) -> _Page[R] | Corrupt:
+            with self._making:
+                answer = json.loads(body)
+                try:
+                    return _Page.from_api(answer, path, kind)
+                except Corrupt as error:  # JSON, but no listing: that is not asked for again
+                    return error
+
+        def read(number: int) -> _Page[R]:
+            page: _Page[R] | Corrupt
+            # `next` is not followed but rebuilt: it may name another host, or drop page_size.
+            query = f"?page={number}&page_size={page_size}"
+            page_at = min(clock() + page_s, ends_at)
+            try:
+                page = self._transport.json(endpoint, scope, path + query, page_at, parse=parse)
+            except NotFound:
+                if number == 1:
+                    raise
+                page = _Page(kind.make([]), None, has_next=False)  # "Invalid page.": past the end
+            if isinstance(page, Corrupt):
+                raise page
+            came()
+            return page
+
+        before: R | None = None
         for _ in range(attempts):
-            rows, is_consistent = self._read_pages(endpoint, scope, path, page_size, deadline_at, make)
-            if rows is not None and identity is not None:
-                unique = {identity(row): row for row in rows}
+            rows, is_consistent = self._read_pages(read, kind)
+            if rows is not None:
+                unique = kind.unique(rows)
                 is_consistent = is_consistent and len(unique) == len(rows)
-                rows = list(unique.values())
+                rows = unique
             if rows is not None and (is_consistent or rows == before):
                 return rows
             log.info("the listing %s changed while it was read", path)
             before = rows
         raise Corrupt(f"the listing {path} changed each of the {attempts} times it was read")
 
-    def _read_pages(
-        self,
-        endpoint: str,
-        scope: str,
-        path: str,
-        page_size: int,
-        deadline_at: float,
-        make: Callable[[object], T],
-    ) -> tuple[list[T] | None, bool]:
+    def _read_pages(self, read: Callable[[int], _Page[R]], kind: _Kind[R]) -> tuple[R | None, bool]:
         """Return the rows of all pages up to the first empty one, and whether the pages agree with each other.
 
         None in place of rows that cannot be whole: a page came twice, or rows came after an empty page.
         """
-
-        def read(number: int) -> _Page[T]:
-            # `next` is not followed but rebuilt: it may name another host, or drop page_size.
-            query = f"?page={number}&page_size={page_size}"
-            try:
-                return _Page.from_api(self._transport.json(endpoint, scope, path + query, deadline_at), path, make)
-            except NotFound:
-                if number == 1:
-                    raise
-                return _Page([], None, has_next=False)  # "Invalid page.": past the end
-
         first = read(1)
         pages = [first]
         # The server may serve shorter pages than asked for; `count` may be absent, too high or too low.
@@ -271,9 +317,9 @@ class Client:
         end = next((number for number, page in enumerate(pages) if not page.rows), len(pages))
         if _has_repeats(pages) or any(page.rows for page in pages[end:]):
             return None, False
-        rows = [row for page in pages[:end] for row in page.rows]
         is_full = all(len(page.rows) == len(first.rows) for page in pages[: max(0, end - 1)])
-        counts = {page.count for page in pages[:end]} - {None}
+        counts = {page.count for page in pages[: max(1, end)]} - {None}
+        rows = kind.join([page.rows for page in pages[:end]])
         return rows, is_full and counts <= {len(rows)}
 
     def _in_parallel(self, read: Callable[[int], T], numbers: Sequence[int]) -> list[T]:
@@ -288,29 +334,26 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
-class _Page(Generic[T]):
-    rows: list[T]
+class _Page(Generic[R]):
+    rows: R
     count: int | None
     has_next: bool
 
     @classmethod
-    def from_api(cls, answer: object, path: str, make: Callable[[object], T]) -> _Page[T]:
+    def from_api(cls, answer: object, path: str, kind: _Kind[R]) -> _Page[R]:
         rows = answer.get("results") if isinstance(answer, Mapping) else None
         if not isinstance(answer, Mapping) or not isinstance(rows, list):
             raise Corrupt(f"{path} is not a listing")
         if not all(isinstance(row, dict) for row in rows):
             raise Corrupt(f"the listing {path} has rows that are no objects")
         count = answer.get("count")
-        return cls(
-            [make(row) for row in rows],
-            count if isinstance(count, int) and count >= 0 else None,
-            bool(answer.get("next")),
-        )
+        return cls(kind.make(rows), count if isinstance(count, int) and count >= 0 else None, bool(answer.get("next")))
 
 
-def _has_repeats(pages: Sequence[_Page[T]]) -> bool:
+def _has_repeats(pages: Sequence[_Page[R]]) -> bool:
     """Tell whether a page came twice, as from a server that does not look at `page`."""
-    return any(page.rows and page.rows == other.rows for at, page in enumerate(pages) for other in pages[:at])
+    rows = [page.rows for page in pages if page.rows]
+    return len(set(rows)) < len(rows)
 
 
 def _segment(text: str) -> str:

@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from rescalefs.catalog import Catalog, RunState
 from rescalefs.client import ActAnswer, Client
 from rescalefs.errors import BadCommand, Busy, NotPossibleNow, RescaleError, Unavailable
 from rescalefs.loader import Loader
 from rescalefs.plain import plain
+from rescalefs.timing import date_text
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Controls:
     def _remember(
         self, key: ActKey, outcome: str, snapshots: frozenset[str] | None, error: RescaleError | None = None
     ) -> None:
-        when = datetime.fromtimestamp(self._wall_clock(), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = date_text(self._wall_clock())
         line = plain(" ".join(f"{when} {key.act} {outcome}".split()))
         log.info("job %s run %s: %s", key.job_id, key.run_id, line)
         self._record(key.job_id, key.run_id, key.act, outcome)

@@ -16,11 +16,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
 from rescalefs import system
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # The kernel, the emulator and Python's start take about a second together.
 _READY_S = 30.0
@@ -37,6 +40,8 @@ def demo(mount_point: Path | None, tour_only: bool) -> None:
     \b
     Example:  rescalefs demo --tour-only
     """
+    from rich.console import Console  # here, so that mounts need not have it in memory
+
     try:
         from rescalefs.emulator.demo_world import demo_world
         from rescalefs.emulator.server import Emulator

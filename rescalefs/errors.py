@@ -12,6 +12,7 @@
     ├── NotPossibleNow      the run is not live, so it cannot be stopped or snapshot
     ├── Busy                the same act is already under way
     ├── Stale               the file changed or went away under an open handle
+    │   └── Replaced            a path is of another kind than the kernel thinks
     ├── DeadlineExceeded    no answer in the time that a caller may be kept waiting
     ├── NoAttribute         no such extended attribute
     ├── NotSupported        a class of extended attributes that does not exist here
@@ -20,6 +21,7 @@
         ├── Refused         the API answered, and said no in a way no retry mends
         ├── Offline         there is no network, or the API is down; nothing was asked
         ├── NotUploaded     the API lists the file, but its bytes have not arrived there
+        ├── Unseen          a live run's files cannot be listed, and are not known from shortly before
         └── Corrupt         what came is not what was promised (length, range, checksum)
 
 This module knows neither HTTP nor errno: `client` turns answers into these, `operations` turns these into errno.
@@ -116,6 +118,10 @@ class Offline(Unavailable):
 
 class NotUploaded(Unavailable):
     """The file is listed, but its upload is not complete."""
+
+
+class Unseen(Unavailable):
+    """The live view of a run failed, and what it would tell is not known from shortly before."""
 
 
 class Corrupt(Unavailable):

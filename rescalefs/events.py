@@ -10,10 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 
 from rescalefs.catalog import RunState, RunView
-from rescalefs.timing import Clock
+from rescalefs.timing import Clock, date_text
 
 _NS = 1_000_000_000
 
@@ -52,12 +51,12 @@ class Events:
         The first look at a run tells its state, unless nothing more can happen to it.
         """
         now = self._wall_clock()
+        with self._lock:
+            if view.state is RunState.FINAL and (view.job_id, view.run.id) not in self._logs:
+                return
         snapshots = {file.id: file.path for file in view.files if file.is_snapshot and file.is_uploaded}
         with self._lock:
-            log = self._logs.get((view.job_id, view.run.id))
-            if log is None and view.state is RunState.FINAL:
-                return
-            log = log or self._logs.setdefault((view.job_id, view.run.id), _Log())
+            log = self._logs.setdefault((view.job_id, view.run.id), _Log())
             new = [] if log.state is None else sorted(path for id, path in snapshots.items() if id not in log.snapshots)
             for path in new:
                 self._append(log, now, "snapshot", f"uploaded {path}")
@@ -66,6 +65,6 @@ class Events:
             log.state, log.snapshots = view.state, log.snapshots | snapshots.keys()
 
     def _append(self, log: _Log, now: float, what: str, detail: str) -> None:
-        when = datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = date_text(now)
         log.text += " ".join(f"{when} {what} {detail}".split()).encode(errors="backslashreplace") + b"\n"
         log.changed_ns = int(now * _NS)

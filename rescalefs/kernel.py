@@ -44,13 +44,16 @@ MAX_TOLD = 100_000
 
 
 class Calls(Protocol):
-    """What the FUSE library lets us tell the kernel. Never called by a thread that serves the kernel."""
+    """What the FUSE library lets us tell the kernel, never called by a thread that serves it; and what it tells us."""
 
     def drop_attributes(self, path: str) -> None:
         """Drop what is known of one path, which may be nothing."""
 
     def drop_names(self) -> None:
         """Drop all names that are in no use, with all that is known of what they name."""
+
+    def is_interrupted(self) -> bool:
+        """Tell whether who waits for the operation that this thread serves was killed, or got another signal."""
 
 
 class KernelMemory:

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from rescalefs.kept import Kept
 from rescalefs.models import Job, Run, Variable
-from rescalefs.packed import PackedTree, pack
-from rescalefs.tree import Branch
+from rescalefs.packed import Buffer, PackedTree
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,13 +48,6 @@ class KeptTree(NamedTuple):
 
     tree: PackedTree
     is_trusted: bool
-
-    def has(self, tree: Branch) -> bool:
-        """Tell whether the files of *tree* are the same."""
-        try:
-            return pack(tree) == self.tree.data
-        except ValueError:
-            return False
 
 
 class Listings:
@@ -108,7 +100,7 @@ class Listings:
         except ValueError:
             return None
 
-    def keep_tree(self, job_id: str, run: Run, packed: bytes, asked_at_s: float) -> None:
+    def keep_tree(self, job_id: str, run: Run, packed: Buffer, asked_at_s: float) -> None:
         """Keep a final run's files, which were asked for at that time."""
         same = _same(run)
         body = b"".join((len(same).to_bytes(_LENGTH_BYTES, "little"), same, packed))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rescalefs.client import Client
-from rescalefs.errors import DeadlineExceeded, NotFound, Refused, Unavailable
+from rescalefs.errors import DeadlineExceeded, NotFound, Offline, Refused, Unavailable, Unseen
 from rescalefs.known import Lifetimes
 from rescalefs.timing import Clock
 
@@ -62,7 +62,7 @@ class LiveNames:
         """Return the paths of a live run's files, and ask for them.
 
         Raises:
-            Unavailable, DeadlineExceeded: the live view fails, and it is not known what it would tell.
+            Unseen, Offline, DeadlineExceeded: the live view fails, and it is not known what it would tell.
             AccessDenied: it may not be seen.
         """
         looked_at = self._clock()  # a live view that is slow to fail is not older for that
@@ -84,7 +84,9 @@ class LiveNames:
                 log.log(level, "run %s of job %s is shown without its live files: %s", run_id, job_id, error)
                 told.is_given_up, holds = True, False
             elif not holds:
-                raise
+                if isinstance(error, Offline | DeadlineExceeded):
+                    raise
+                raise Unseen(str(error)) from None
         else:
             told.answered()
             told.at = self._clock()

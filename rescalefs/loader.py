@@ -17,9 +17,18 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from rescalefs.errors import DeadlineExceeded, Unavailable
-from rescalefs.timing import patience_s
+from rescalefs.timing import begin_anew, patience_s
 
 T = TypeVar("T")
+
+# How soon who waits for longer than usual is asked whether he still does.
+LOOK_S = 0.5
+
+
+class Flight(Future[T]):
+    """Work that was begun; `came_at` is when a part of its answer came last, on `time.monotonic`'s scale."""
+
+    came_at = float("-inf")
 
 
 class _Lane:
@@ -27,7 +36,7 @@ class _Lane:
 
     def __init__(self) -> None:
         self.running = 0
-        self.waiting: deque[tuple[Hashable, Future[Any], Callable[[], Any]]] = deque()
+        self.waiting: deque[tuple[Hashable, Flight[Any], Callable[[], Any]]] = deque()
 
 
 class Loader:
@@ -42,9 +51,10 @@ class Loader:
         self._lane_threads = threads if lane_threads is None else lane_threads
         self._wait_s = wait_s
         self._lock = threading.Lock()  # guards all below; nothing is waited for under it
-        self._flights: dict[Hashable, Future[Any]] = {}
+        self._flights: dict[Hashable, Flight[Any]] = {}
         self._lanes: dict[Hashable, _Lane] = defaultdict(_Lane)  # those with work under way
         self._pool: ThreadPoolExecutor | None = None
+        self._working_at = threading.local()  # its `flight` is that of a thread of the pool
 
     def start(self) -> None:
         """Make the threads' pool."""
@@ -70,7 +80,7 @@ class Loader:
             keys = list(self._flights)
         return [" ".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in keys]
 
-    def begin(self, key: Hashable, work: Callable[[], T], lane: Hashable = None) -> Future[T]:
+    def begin(self, key: Hashable, work: Callable[[], T], lane: Hashable = None) -> Flight[T]:
         """Start *work* under *key*, or join what is in flight under it; None is no lane.
 
         Raises:
@@ -78,7 +88,7 @@ class Loader:
         """
         return self._join(key, work, lane)[0]
 
-    def _join(self, key: Hashable, work: Callable[[], T], lane: Hashable) -> tuple[Future[T], bool]:
+    def _join(self, key: Hashable, work: Callable[[], T], lane: Hashable) -> tuple[Flight[T], bool]:
         """Do as `begin` does, and tell whether the flight was on its way already."""
         with self._lock:
             flight = self._flights.get(key)
@@ -86,7 +96,7 @@ class Loader:
                 return flight, True
             if self._pool is None:
                 raise Unavailable("the mount is closing")
-            flight = self._flights[key] = Future()
+            flight = self._flights[key] = Flight()
             if lane is None:
                 self._pool.submit(self._fly, key, flight, work)
             else:
@@ -118,20 +128,45 @@ class Loader:
                 raise
         return self.result(self.begin(key, work, lane), what)  # the time of those who began it was over, ours is not
 
-    def result(self, flight: Future[T], what: str) -> T:
+    def part_came(self) -> Callable[[], None]:
+        """Return what tells that a part of the answer has come that this thread works at; any thread may call it.
+
+        Who waits for the whole then waits as long as before again.
+        """
+        flight: Flight[Any] | None = getattr(self._working_at, "flight", None)
+
+        def tell() -> None:
+            if flight is not None:
+                flight.came_at = time.monotonic()
+
+        return tell
+
+    def result(self, flight: Flight[T], what: str) -> T:
         """Wait for *flight* no longer than this loader lets a caller wait, and than the caller's own time allows.
+
+        Both begin anew with each part of the answer that comes.
 
         Raises: as `load`.
         """
         began = time.monotonic()
-        try:
-            return flight.result(patience_s(self._wait_s))
-        except (FutureTimeout, TimeoutError) as error:  # one class from Python 3.11 on
-            if flight.done() and flight.exception() is error:  # the work itself raised it
-                raise Unavailable(f"{what}: {error}") from error
-            raise DeadlineExceeded(f"{what}: no answer in {time.monotonic() - began:.1f} s") from None
+        wait_s, is_late = patience_s(self._wait_s), False
+        while True:
+            try:
+                answer = flight.result(wait_s)
+            except (FutureTimeout, TimeoutError) as error:  # one class from Python 3.11 on
+                if flight.done() and flight.exception() is error:  # the work itself raised it
+                    raise Unavailable(f"{what}: {error}") from error
+                left_s = flight.came_at + self._wait_s - time.monotonic()
+                wait_s, is_late = min(left_s, LOOK_S), True
+                if left_s <= 0 or not begin_anew(left_s):
+                    raise DeadlineExceeded(f"{what}: no answer in {time.monotonic() - began:.1f} s") from None
+            else:
+                if is_late:
+                    begin_anew(self._wait_s)  # for what its callback asks next
+                return answer
 
-    def _fly(self, key: Hashable, flight: Future[T], work: Callable[[], T]) -> None:
+    def _fly(self, key: Hashable, flight: Flight[T], work: Callable[[], T]) -> None:
+        self._working_at.flight = flight
         try:
             result = work()
         except BaseException as error:  # whatever it is, it belongs to those who wait
@@ -141,7 +176,7 @@ class Loader:
             self._forget(key, flight)
             _land(flight, result)
 
-    def _fly_in(self, lane: Hashable, own: _Lane, key: Hashable, flight: Future[Any], work: Callable[[], Any]) -> None:
+    def _fly_in(self, lane: Hashable, own: _Lane, key: Hashable, flight: Flight[Any], work: Callable[[], Any]) -> None:
         try:
             self._fly(key, flight, work)
         finally:
@@ -150,7 +185,7 @@ class Loader:
                 if self._lanes.get(lane) is own:  # else the loader was closed meanwhile
                     self._go_on(lane)
 
-    def _forget(self, key: Hashable, flight: Future[Any]) -> None:
+    def _forget(self, key: Hashable, flight: Flight[Any]) -> None:
         with self._lock:
             if self._flights.get(key) is flight:
                 del self._flights[key]

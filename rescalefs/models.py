@@ -113,7 +113,7 @@ def _value(item: Mapping[str, Any]) -> str:
 
 
 def _mapping(item: object) -> Mapping[str, Any]:
-    if not isinstance(item, Mapping):
+    if not isinstance(item, dict):  # what JSON's objects become; a check for any mapping takes as long as the rest
         raise Corrupt(f"the API sent {type(item).__name__} where an object belongs")
     return item
 
@@ -280,18 +280,21 @@ class LastLines:
         return cls(_text(fields, "fileType"), tuple(lines))
 
 
+_HEX = re.compile("[0-9a-fA-F]*")
+
+
 def _digest(row: Mapping[str, Any]) -> Digest | None:
     """Return the strongest checksum of a row; an unknown or malformed one counts as absent."""
     found: dict[str, str] = {}
     entries = row.get("fileChecksums")
     for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, Mapping):
+        if isinstance(entry, dict):
             found[str(entry.get("hashFunction", "")).lower().replace("-", "")] = str(entry.get("fileHash", ""))
     if isinstance(row.get("md5"), str):
         found.setdefault("md5", row["md5"])
     for algorithm, length_bytes in (("sha512", 64), ("sha256", 32), ("sha1", 20), ("md5", 16)):
         text = found.get(algorithm, "")
-        if re.fullmatch(rf"[0-9a-fA-F]{{{2 * length_bytes}}}", text):
+        if len(text) == 2 * length_bytes and _HEX.fullmatch(text):
             return Digest(algorithm, bytes.fromhex(text))
     return None
 

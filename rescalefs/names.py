@@ -35,8 +35,13 @@ def escape(segment: str) -> str:
 
 def fit(name: str, id: str) -> str:
     """Return *name*, cut to what a file name may have and marked with *id* if it is longer."""
-    is_short = len(name) * 4 <= MAX_NAME_BYTES  # at most four bytes a character: most names need no encoding
-    return name if is_short or len(name.encode()) <= MAX_NAME_BYTES else with_id(name, id)
+    return name if is_short(name) else with_id(name, id)
+
+
+def is_short(name: str) -> bool:
+    """Tell whether a file name may be as long as *name*."""
+    # At most four bytes a character: most names need no encoding.
+    return len(name) * 4 <= MAX_NAME_BYTES or len(name.encode()) <= MAX_NAME_BYTES
 
 
 def with_id(name: str, id: str) -> str:

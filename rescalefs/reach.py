@@ -10,10 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 
 from rescalefs.errors import Offline
-from rescalefs.timing import Clock
+from rescalefs.timing import Clock, date_text
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class Reach:
             since, reason = self._offline_since, self._reason
         if since is None:
             return "online"
-        when = datetime.fromtimestamp(since, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = date_text(since)
         return f"offline since {when}: {reason}"
 
     @property

@@ -20,7 +20,7 @@ ANSWER_S = 15.0
 
 
 @click.command("status")
-@click.argument("path", required=False, type=Path)  # click.Path looks at it: see `umount`
+@click.argument("path", required=False, type=Path)
 def status_command(path: Path | None) -> None:
     """Show how the mount does that PATH is in, or how all of them do.
 

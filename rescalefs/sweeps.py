@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from cachetools import TTLCache
@@ -18,6 +17,7 @@ from rescalefs.client import FILES_PAGE, Client
 from rescalefs.errors import Offline, RescaleError
 from rescalefs.loader import Loader
 from rescalefs.models import RemoteFile, Run
+from rescalefs.rows import FileRows
 from rescalefs.timing import Clock
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ MOST_PAGES = 100
 # A job is not swept again for so long, whatever came of it.
 AGAIN_S = 600.0
 _MAX_JOBS = 1000
-
-Files = tuple[RemoteFile, ...]
 
 
 class Sweeps:
@@ -74,7 +72,7 @@ class Sweeps:
         job_id: str,
         listed: Mapping[str, Collection[RemoteFile]],
         ended: Sequence[Run],
-        take: Callable[[Mapping[str, Files]], None],
+        take: Callable[[Mapping[str, FileRows]], None],
     ) -> None:
         """List the files of a job, and have *take* called with those of each ended run; or with nothing at all.
 
@@ -111,12 +109,10 @@ class Sweeps:
                     known.pop(job_id, None)
 
 
-def _by_run(files: Sequence[RemoteFile], ended: Sequence[Run]) -> Mapping[str, Files]:
-    rows: dict[str | None, list[RemoteFile]] = defaultdict(list)
-    for file in files:
-        rows[file.run_id].append(file)
+def _by_run(files: FileRows, ended: Sequence[Run]) -> Mapping[str, FileRows]:
+    rows = files.by_run()
     # Where the run of a file cannot be told, it may be of one that seems to have none.
-    return {run.id: tuple(rows[run.id]) for run in ended if rows[run.id] or not rows[None]}
+    return {run.id: rows.get(run.id, FileRows()) for run in ended if run.id in rows or None not in rows}
 
 
 def _pages_of(files: int) -> int:

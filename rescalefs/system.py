@@ -11,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +23,10 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 # An unmount is done when the call returns; this is for helpers that hang.
 _HELPER_S = 20.0
 _POLL_S = 0.05
-# Heaps of the process: two threads allocate side by side, and the interpreter lets no more.
-HEAPS = 2
+# What a mount is asked by name alone takes it milliseconds.
+_ANSWER_S = 5.0
+# Heaps of the process: what is free at the end of the first one can be given back, of others it cannot.
+HEAPS = 1
 _M_ARENA_MAX = -8  # of mallopt(3)
 
 
@@ -70,10 +73,11 @@ def mount_point_of(path: Path) -> Path | None:
 def place_of(path: Path) -> Path:
     """Return *path* as the mount table writes it: absolute, and followed where it leads over links.
 
-    What is mounted right there is not touched, because it may not answer.
+    What is mounted there is not touched, because it may not answer.
     """
     place = Path(os.path.abspath(path))
-    return place if mounted_type(place) is not None else Path(os.path.realpath(place))
+    is_mounted = mounted_type(place) is not None or mount_point_of(place) is not None
+    return place if is_mounted else Path(os.path.realpath(place))
 
 
 def check_fuse() -> None:
@@ -128,12 +132,19 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
 
 
 def is_dead(mount_point: Path) -> bool:
-    """True if the process behind a FUSE mount is gone."""
-    try:
-        os.statvfs(mount_point)
-    except OSError as error:
-        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
+    """True if the process behind a FUSE mount is gone; one that is stopped does not answer, and is not waited for."""
+    codes: list[int | None] = []
+
+    def look() -> None:
+        try:
+            os.statvfs(mount_point)
+        except OSError as error:
+            codes.append(error.errno)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_S)
+    return any(code in (errno.ENOTCONN, errno.ECONNABORTED) for code in codes)
 
 
 def unmount(mount_point: Path, *, is_lazy: bool = False) -> None:
@@ -176,7 +187,7 @@ def wait_until_unmounted(mount_point: Path, deadline_s: float) -> bool:
 
 
 def share_heaps() -> None:
-    """Let all threads have their memory from few heaps, where the C library is glibc. Called before there are threads.
+    """Let all threads have their memory from one heap, where the C library is glibc. Called before there are threads.
 
     It would make up to eight a core, each with holes that no other thread fills: twice the memory after a few minutes.
     """
@@ -211,6 +222,12 @@ def keep_memory_private() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # all that there is on other systems than Linux
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def give_back_memory() -> None:
+    """Return memory that is free within this process to the system, which glibc does not do by itself."""
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _fusermount() -> str | None:

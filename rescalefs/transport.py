@@ -71,7 +71,6 @@ _SHOWN_BYTES = 2000
 _SMALL_BYTES = 64 * 1024
 # How long a server that throttles is left alone when it does not say.
 _LEFT_ALONE_S = 1.0
-
 # What urllib3 is asked to judge: which answers are worth another try, and how long to wait before it.
 _RETRY = Retry(
     total=10,
@@ -105,7 +104,7 @@ class Transport:
         self._stalls = stalls
         self._key = key
         self._budget = budget
-        self._clock = clock
+        self.clock = clock
         self._sleep = sleep
         self._adapter = HTTPAdapter(pool_connections=2, pool_maxsize=64)
         self._idle: deque[requests.Session] = deque()  # its append and pop are atomic; a session serves one thread
@@ -137,29 +136,30 @@ class Transport:
         priority: Priority = Priority.LISTING,
         is_retried: bool = True,
         max_bytes: int | None = None,
+        parse: Callable[[bytearray], Any] = json.loads,
     ) -> Any:
-        """GET and parse one JSON document, whatever its Content-Type says.
+        """GET and *parse* one JSON document, whatever its Content-Type says.
 
         Raises: as `_get`; Refused also for one of more than *max_bytes*.
         """
         most = MAX_JSON_BYTES if max_bytes is None else max_bytes
 
-        def parse(response: requests.Response) -> Any:
+        def parsed(response: requests.Response) -> Any:
             with response:
                 body = bytearray()
                 while chunk := response.raw.read1(_READ_BYTES, decode_content=True):  # as it comes: it may drip
                     body += chunk
-                    remaining_s(deadline_at, f"GET {path}", self._clock)
+                    remaining_s(deadline_at, f"GET {path}", self.clock)
                     if len(body) > most:
                         raise Refused(f"GET {path}: more than {most} bytes of JSON", response.status_code)
             try:
-                return json.loads(body)
+                return parse(body)
             except (ValueError, RecursionError):
                 shown = self._key.hide(body[:_SHOWN_BYTES].decode(errors="replace"))
                 raise Corrupt(f"GET {path}: the answer is not JSON: {shown[:60]!r}") from None
 
-        turn = Turn(priority)
-        return self._get(endpoint, scope, path, deadline_at, turn, {}, parse, _RETRY if is_retried else _ONCE)
+        retry = _RETRY if is_retried else _ONCE
+        return self._get(endpoint, scope, path, deadline_at, Turn(priority), {}, parsed, retry)
 
     def stream(
         self,
@@ -209,7 +209,7 @@ class Transport:
         if self._reach is not None:
             self._reach.check(what)
         taken = self._budget.take(scope, deadline_at, Turn(Priority.READ))
-        check_time = partial(remaining_s, deadline_at, what, self._clock)
+        check_time = partial(remaining_s, deadline_at, what, self.clock)
         left_s = check_time()
         self._count(endpoint)
         try:
@@ -242,7 +242,7 @@ class Transport:
     def is_reachable(self) -> bool:
         """Ask for something small, once and without the budget; True if anything answers."""
         try:
-            deadline_at = self._clock() + CONNECT_S
+            deadline_at = self.clock() + CONNECT_S
             self._follow("users_me", f"{self.origin}/api/v2/users/me/", {}, deadline_at).close()
         except (RescaleError, ValueError, *TRANSPORT_ERRORS):
             return False
@@ -275,7 +275,7 @@ class Transport:
             if self._breaker is not None:
                 self._breaker.check(endpoint, what)
             taken = self._budget.take(scope, deadline_at, turn)
-            status, wait_s, is_silent, began = 0, None, False, self._clock()
+            status, wait_s, is_silent, began = 0, None, False, self.clock()
             failure: RescaleError
             try:
                 response = self._follow(endpoint, url, headers, deadline_at)
@@ -291,7 +291,7 @@ class Transport:
                     return answer
                 wait_s = retry_after_s(response, None)
                 with response:
-                    failure = self._error_of(response, what, partial(remaining_s, deadline_at, what, self._clock))
+                    failure = self._error_of(response, what, partial(remaining_s, deadline_at, what, self.clock))
                 if not retry.is_retry("GET", status):
                     if self._breaker is not None:
                         self._breaker.answered(endpoint)
@@ -311,10 +311,10 @@ class Transport:
                 failure = Unavailable(f"{what}: cannot reach {host}: {cause(error)}")
                 is_silent = isinstance(error, (requests.Timeout, TransferTimeout))
                 if self._reach is not None and host == urlsplit(url).netloc and is_unconnected(error):
-                    self._reach.failed(f"{host}: {cause(error)}", self._clock() - began)
+                    self._reach.failed(f"{host}: {cause(error)}", self.clock() - began)
                     self._reach.check(what)
             if breaker is not None and status != 429:
-                breaker.failed(endpoint, path.partition("?")[0], str(failure), self._clock() - began)
+                breaker.failed(endpoint, path.partition("?")[0], str(failure), self.clock() - began)
             if not retry.total:
                 if status == 429:  # who asks once only makes all others wait, too
                     self._budget.throttled(scope, _LEFT_ALONE_S if wait_s is None else wait_s, taken)
@@ -323,7 +323,7 @@ class Transport:
             back_off_s = retry.get_backoff_time() if wait_s is None else wait_s
             if status == 429:
                 self._budget.throttled(scope, back_off_s, taken)
-            if self._clock() + back_off_s >= deadline_at:
+            if self.clock() + back_off_s >= deadline_at:
                 raise DeadlineExceeded(f"{what}: no answer in time: {failure}") if is_silent else failure
             is_loud = len(retry.history) >= 3  # the first hiccups are every network's; what lasts is worth a warning
             log.log(logging.WARNING if is_loud else logging.INFO, "%s; again in %.1f s", failure, back_off_s)
@@ -335,7 +335,7 @@ class Transport:
         try:
             redirects = renewals = 0
             while True:
-                left_s = remaining_s(deadline_at, "GET", self._clock)
+                left_s = remaining_s(deadline_at, "GET", self.clock)
                 authorization = self._key.authorization if url.startswith(f"{self.origin}/") else None
                 self._count(endpoint)
                 response = session.get(
@@ -355,7 +355,7 @@ class Transport:
                 if response.status_code not in (301, 302, 303, 307, 308) or not target:
                     return response
                 with response:
-                    small_body(response, _SMALL_BYTES, partial(remaining_s, deadline_at, "GET", self._clock))
+                    small_body(response, _SMALL_BYTES, partial(remaining_s, deadline_at, "GET", self.clock))
                 url = urljoin(url, target)
                 redirects += 1
                 host = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"

@@ -8,13 +8,14 @@ a file whose path is also a directory's gets `name~<file id>`, and so does a fil
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from rescalefs.models import RemoteFile
-from rescalefs.names import escape, fit, with_id
+from rescalefs.names import escape, fit, is_short, with_id
 
 # The names that the mount itself answers in a run's directory; no output is shown under them.
 RESERVED = ".rescale"
@@ -115,61 +116,83 @@ def build_tree(files: Iterable[RemoteFile], live_paths: Iterable[str] = ()) -> B
     uploaded = {file.path for file in ordered}
     live = [LivePath(path) for path in dict.fromkeys(live_paths) if path not in uploaded]
     leaves: list[Leaf] = [*ordered, *live]
-    root = Branch()
-    directories: dict[str, Branch] = {}
-    homes = [_home(root, directories, leaf) for leaf in leaves]
-    late: list[tuple[Branch, str, Leaf]] = []
-    for leaf, (branch, name) in zip(leaves, homes, strict=True):
-        if name in branch.entries or (branch is root and name == RESERVED):
-            late.append((branch, name, leaf))
-        else:
-            branch.entries[name] = leaf
-    for branch, name, leaf in late:  # after all plain names are taken, so that a mark never displaces one
-        while name in branch.entries or name == RESERVED:
-            name = with_id(name, leaf.id)
-        branch.entries[name] = leaf
-    _finish(root)
-    return root
-
-
-def _finish(root: Branch) -> None:
-    """Order the entries by name, below too, so that listings read the same each time; and tell how new they are."""
-    branches = [root]  # not by recursion: how deep a path is, is the API's to say
-    for branch in branches:
-        branch.entries = dict(sorted(branch.entries.items()))
-        branches += [entry for entry in branch.entries.values() if isinstance(entry, Branch)]
+    places = places_of(leaf.path for leaf in leaves)
+    branches = [Branch() for _ in places]
+    for place, branch in zip(places, branches, strict=True):
+        names = place.names(lambda file: leaves[file].path, lambda file: leaves[file].id, rank=lambda file: file)
+        branch.entries = {name: branches[number] for name, number in place.below.items()}
+        branch.entries.update((name, leaves[file]) for name, file in names.items())
+        branch.entries = dict(sorted(branch.entries.items()))  # so that listings read the same each time
     for branch in reversed(branches):  # those below before those above
         for entry in branch.entries.values():
             if not isinstance(entry, LivePath):
                 newest_ns = entry.modified_ns if isinstance(entry, Branch) else entry.uploaded_ns
                 branch.modified_ns = max(branch.modified_ns, newest_ns)
+    return branches[0]
 
 
-def _home(root: Branch, directories: dict[str, Branch], leaf: Leaf) -> tuple[Branch, str]:
-    """Return the directory that *leaf* belongs to, and the name it would like.
+@dataclass(slots=True)
+class Place:
+    """One directory as paths tell it: the numbers of those below it by shown name, and those of its files."""
 
-    *directories* are those met before, by their paths: most files are in one of them.
-    """
-    place, mark, last = leaf.path.rpartition("/")
-    if not mark:
-        return root, fit(escape(last), leaf.id)
-    branch = directories.get(place)
-    if branch is None:
-        branch = directories[place] = _directory(root, place.split("/"))
-    return branch, fit(escape(last), leaf.id)
+    is_top: bool = False
+    below: dict[str, int] = field(default_factory=dict)
+    files: array[int] = field(default_factory=lambda: array("I"))
+
+    def names(
+        self, path_of: Callable[[int], str], id_of: Callable[[int], str], rank: Callable[[int], Any]
+    ) -> dict[str, int]:
+        """Return the files by the names under which they are shown; of those that want one name, the lowest *rank*."""
+
+        def wanted(file: int) -> str:
+            name = escape(path_of(file).rpartition("/")[2])
+            return name if is_short(name) else with_id(name, id_of(file))
+
+        found = {wanted(file): file for file in self.files}
+        is_plain = len(found) == len(self.files) and found.keys().isdisjoint(self.below)
+        if is_plain and not (self.is_top and RESERVED in found):
+            return found
+        found, late = {}, []
+        for file in sorted(self.files, key=rank):
+            name = wanted(file)
+            if name in found or name in self.below or (self.is_top and name == RESERVED):
+                late.append((name, file))
+            else:
+                found[name] = file
+        for name, file in late:  # after all plain names are taken, so that a mark never displaces one
+            while name in found or name in self.below or name == RESERVED:
+                name = with_id(name, id_of(file))
+            found[name] = file
+        return found
 
 
-def _directory(root: Branch, segments: Iterable[str]) -> Branch:
-    """Return a directory, made where it is missing."""
-    branch = root
-    for parent in segments:
-        name = escape(parent)
-        if branch is root and name == RESERVED:
+def places_of(paths: Iterable[str]) -> list[Place]:
+    """Return the directories that *paths* lead through, each after the one above it; the first one is the top."""
+    places = [Place(is_top=True)]
+    known: dict[str, int] = {}  # most files are in a directory that was met before
+    for file, path in enumerate(paths):
+        above, mark, _ = path.rpartition("/")
+        number = known.get(above) if mark else 0
+        if number is None:
+            number = known[above] = _dig(places, above.split("/"))
+        places[number].files.append(file)
+    return places
+
+
+def _dig(places: list[Place], segments: Iterable[str]) -> int:
+    """Return the number of a directory, made where it is missing."""
+    number = 0
+    for segment in segments:
+        name = escape(segment)
+        if number == 0 and name == RESERVED:
             name = "%2E" + name[1:]
-        below = branch.entries.setdefault(fit(name, _mark(parent)), Branch())
-        assert isinstance(below, Branch)  # files are placed after all directories exist
-        branch = below
-    return branch
+        name = fit(name, _mark(segment))
+        below = places[number].below.get(name)
+        if below is None:
+            below = places[number].below[name] = len(places)
+            places.append(Place())
+        number = below
+    return number
 
 
 def _mark(segment: str) -> str:

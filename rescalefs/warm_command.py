@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from rescalefs import system
 from rescalefs.terminal import Exit, Failure, size_text, tell
@@ -36,6 +34,10 @@ def warm_command(paths: tuple[Path, ...]) -> None:
     \b
     Example:  rescalefs warm ~/rescale/jobs/kWdRa/runs/1
     """
+    # Here, so that mounts need not have it in memory.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
     files: dict[Path, int] = {}
     troubles: list[str] = []
     for path in paths:

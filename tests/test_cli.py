@@ -66,6 +66,21 @@ def test_help_of_every_command_shows_an_example(home: Path) -> None:
         assert "rescalefs " in rescalefs(home, command, "--help").stdout.split("Usage:")[1].split("\n", 1)[1]
 
 
+def test_a_directory_that_is_gone(home: Path) -> None:
+    """As one in a mount that was detached: names that begin there are of nothing, others are what they were."""
+    command = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m rescalefs status"
+    for name, code, words in (("x", 1, "this directory is gone"), (str(home), 7, "is not in a mount")):
+        done = subprocess.run(
+            ["sh", "-c", f"{command} {name}"],
+            capture_output=True,
+            text=True,
+            cwd=home,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert failure(done)[0] == code
+        assert words in done.stderr
+
+
 def test_no_key(home: Path) -> None:
     """Without a key the sentence names all places where one may be."""
     code, sentence = failure(rescalefs(home, "mount", str(home / "rescale")))
@@ -370,18 +385,3 @@ def test_the_demo_ends_with_ctrl_c(home: Path) -> None:
         process.kill()
         process.communicate()
     assert os.listdir(home / "rescale") == []
-
-
-def test_what_is_not_in_a_mount_is_not_refreshed(tmp_path: Path) -> None:
-    """A path elsewhere is one sentence."""
-    code, sentence = failure(rescalefs(tmp_path, "refresh", str(tmp_path)))
-
-    assert (code, "is not in a mount" in sentence) == (7, True)
-
-
-@pytest.mark.mount
-def test_what_is_not_there_is_not_refreshed(home: Path, mounted: Mounted) -> None:
-    """A job that does not exist is named."""
-    code, sentence = failure(rescalefs(home, "refresh", str(mounted.jobs / "NoJob")))
-
-    assert (code, f"there is no {mounted.jobs / 'NoJob'}" in sentence) == (1, True)

@@ -86,14 +86,15 @@ def test_status_tells_of_a_mount_that_died(mounted: Mounted, home: Path) -> None
 def test_a_mount_that_is_stopped_keeps_no_command_waiting(
     mounted: Mounted, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`status` says so after a while, and it can be detached."""
+    """`status` says so after a while, another mount is refused, and it can be detached."""
     assert mounted.process is not None
     mounted.process.send_signal(signal.SIGSTOP)
     try:
         monkeypatch.setattr(status_command, "ANSWER_S", 1.0)
-        status = CliRunner().invoke(status_command.status_command, [str(mounted.path)])
+        status = CliRunner().invoke(status_command.status_command, [str(mounted.jobs)])
         assert status.exit_code == 1
         assert status.stdout.splitlines() == [str(mounted.path), "  it does not answer (in 1 s): its log says more"]
+        assert failure(rescalefs(home, "mount", str(mounted.path), **access(mounted.emulator)))[0] == 7
         lines_of(rescalefs(home, "umount", "--lazy", str(mounted.path)))
         assert system.mounted_type(mounted.path) is None
     finally:
@@ -239,3 +240,21 @@ def test_warm_tells_what_could_not_be_fetched(world: World, mounted: Mounted, em
     assert done.returncode == 1
     assert done.stderr.splitlines()[0] == f"rescalefs: {mounted.jobs / 'NoJob'}: No such file or directory"
     assert failure(rescalefs(home, "warm", str(home)))[0] == 7
+
+
+# ---- refresh ----
+
+
+def test_what_is_not_in_a_mount_is_not_refreshed(tmp_path: Path) -> None:
+    """A path elsewhere is one sentence."""
+    code, sentence = failure(rescalefs(tmp_path, "refresh", str(tmp_path)))
+
+    assert (code, "is not in a mount" in sentence) == (7, True)
+
+
+@pytest.mark.mount
+def test_what_is_not_there_is_not_refreshed(home: Path, mounted: Mounted) -> None:
+    """A job that does not exist is named."""
+    code, sentence = failure(rescalefs(home, "refresh", str(mounted.jobs / "NoJob")))
+
+    assert (code, f"there is no {mounted.jobs / 'NoJob'}" in sentence) == (1, True)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rescalefs.client import ActAnswer
-from rescalefs.control import ActKey, Controls, check_payload
+from rescalefs.control import SNAPSHOT_PENDING_S, ActKey, Controls, check_payload
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from rescalefs.errors import (
     AccessDenied,
     BadCommand,
-    DeadlineExceeded,
+    Busy,
     NotFound,
     NotPossibleNow,
     Refused,
@@ -242,90 +239,6 @@ def test_a_success_need_not_say_anything(
     assert controls.report(STOP) == f"{NOW} stop accepted\n".encode()
 
 
-def test_writers_at_once_share_one_post(
-    live: Run, acting: Acting, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Eight writers while the act is under way have one answer, and one POST was made."""
-    look_again, act = acting.catalog.look_again, acting.client.act
-    looked = threading.Semaphore(0)
-
-    def look(*args: str) -> Any:
-        state = look_again(*args)
-        looked.release()
-        return state
-
-    def act_when_all_have_looked(*args: Any) -> ActAnswer:
-        assert all(looked.acquire(timeout=WAIT_S) for _ in range(8))
-        return act(*args)
-
-    monkeypatch.setattr(acting.catalog, "look_again", look)
-    monkeypatch.setattr(acting.client, "act", act_when_all_have_looked)
-    emulator.faults.add(endpoint="stop", latency_s=0.1)  # the last to have looked is on its way
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: acting.controls.write(STOP, b"1"), range(8)))
-
-    assert posts(emulator) == 1
-
-
-@pytest.mark.parametrize("key", [STOP, SNAPSHOT], ids=lambda key: key.act)
-@pytest.mark.parametrize("fault", [{}, {"drop": True}], ids=["accepted", "no answer"])
-def test_a_writer_whose_look_takes_longer_shares_what_was_sent_meanwhile(
-    key: ActKey,
-    fault: dict[str, Any],
-    live: Run,
-    acting: Acting,
-    emulator: Emulator,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Of two writers at once one has acted when the other one has looked: one POST, and its answer is that of both."""
-    emulator.faults.add(endpoint=key.act, latency_s=0, **fault)
-    load, outcomes = acting.loader.load, []
-
-    def write() -> None:
-        try:
-            acting.controls.write(key, b"1")
-        except Unavailable as error:
-            outcomes.append(str(error))
-        else:
-            outcomes.append("done")
-
-    def load_late(*args: Any) -> Any:
-        monkeypatch.setattr(acting.loader, "load", load)
-        write()  # the other one, from its beginning to its end
-        return load(*args)
-
-    monkeypatch.setattr(acting.loader, "load", load_late)
-    write()
-
-    assert posts(emulator) == 1
-    assert outcomes == [outcomes[0]] * 2
-    assert (outcomes[0] == "done") == (not fault)
-
-
-def test_an_act_that_takes_too_long_goes_on_and_is_not_repeated(
-    live: Run, clock: ManualClock, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A writer waits no longer than it may; another one joins the same POST, whose end can be read."""
-    gate = threading.Event()
-    with acting_on(emulator.origin, clock, wait_s=0.05) as hasty:
-        act = hasty.client.act
-
-        def act_late(*args: Any) -> ActAnswer:
-            assert gate.wait(WAIT_S)
-            return act(*args)
-
-        monkeypatch.setattr(hasty.client, "act", act_late)
-        for _ in range(2):
-            refused(DeadlineExceeded, errno.ETIMEDOUT, hasty.controls, STOP)
-        assert hasty.controls.report(STOP) == b"no stop was asked for\n"
-
-        gate.set()
-        hasty.loader.begin(STOP, lambda: None).result(WAIT_S)
-        assert posts(emulator) == 1
-        assert hasty.controls.report(STOP) == f"{NOW} stop accepted\n".encode()
-
-
 @pytest.mark.parametrize("fault", [{"endpoint": "stop", "status": 503}, {"endpoint": "jobs", "latency_s": 0}], ids=str)
 def test_an_act_forgets_what_was_known(
     fault: dict[str, Any], live: Run, acting: Acting, emulator: Emulator, cost: Cost
@@ -350,3 +263,83 @@ def test_runs_are_stopped_each_for_itself(live: Run, controls: Controls, emulato
     assert controls.report(STOP) == b"no stop was asked for\n"
     controls.write(STOP, b"1")
     assert posts(emulator) == 2
+
+
+# ---- one snapshot at a time ----
+
+
+def test_a_snapshot_is_waited_for(live: Run, controls: Controls, emulator: Emulator, clock: ManualClock) -> None:
+    """A second one is EBUSY until the first is among the outputs, and then goes out."""
+    controls.write(SNAPSHOT, b"1")
+    refused(Busy, errno.EBUSY, controls, SNAPSHOT)
+    assert posts(emulator) == 1
+
+    clock.advance(live.job.world.snapshot_s)
+    controls.write(SNAPSHOT, b"1")
+    refused(Busy, errno.EBUSY, controls, SNAPSHOT)
+    assert posts(emulator) == 2
+
+
+def test_a_snapshot_that_is_listed_is_waited_for_until_it_is_uploaded(
+    live: Run, controls: Controls, emulator: Emulator, clock: ManualClock
+) -> None:
+    """A row without its bytes is no archive yet."""
+    controls.write(SNAPSHOT, b"1")
+    live.files[-1].listed_from = clock.now()
+    refused(Busy, errno.EBUSY, controls, SNAPSHOT)
+
+    clock.advance(live.job.world.snapshot_s)
+    controls.write(SNAPSHOT, b"1")
+
+    assert posts(emulator) == 2
+
+
+def test_an_archive_is_seen_while_the_live_view_is_dead(
+    live: Run, controls: Controls, emulator: Emulator, clock: ManualClock
+) -> None:
+    """Outputs alone tell whether a snapshot has come."""
+    controls.write(SNAPSHOT, b"1")
+    emulator.faults.add(endpoint="directory_contents", status=500)
+    refused(Busy, errno.EBUSY, controls, SNAPSHOT)
+
+    clock.advance(live.job.world.snapshot_s)
+    controls.write(SNAPSHOT, b"1")
+
+    assert posts(emulator) == 2
+
+
+def test_a_snapshot_that_never_comes_is_given_up(
+    live: Run, controls: Controls, emulator: Emulator, clock: ManualClock
+) -> None:
+    """After a quarter of an hour another one may be asked for."""
+    live.job.world.snapshot_s = 10 * SNAPSHOT_PENDING_S
+    controls.write(SNAPSHOT, b"1")
+    clock.advance(SNAPSHOT_PENDING_S - 1)
+    refused(Busy, errno.EBUSY, controls, SNAPSHOT)
+
+    clock.advance(2)
+    controls.write(SNAPSHOT, b"1")
+
+    assert posts(emulator) == 2
+
+
+def test_a_snapshot_that_failed_is_not_waited_for(live: Run, controls: Controls, emulator: Emulator) -> None:
+    """A 200 with an exit code other than 0 is a failure, and the next one goes out at once."""
+    live.snapshot_exitcode = 1
+    refused(Unavailable, errno.EIO, controls, SNAPSHOT)
+    assert b"failed: snapshot of run 1 of job LiveR failed with exit code 1: Snapshot failed." in controls.report(
+        SNAPSHOT
+    )
+
+    live.snapshot_exitcode = 0
+    controls.write(SNAPSHOT, b"1")
+
+    assert posts(emulator) == 2
+
+
+def test_a_run_can_be_stopped_while_a_snapshot_is_under_way(live: Run, controls: Controls, emulator: Emulator) -> None:
+    """Only acts of one kind exclude each other."""
+    controls.write(SNAPSHOT, b"1")
+    controls.write(STOP, b"1")
+
+    assert (emulator.requests["snapshot"], emulator.requests["stop"]) == (1, 1)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rescalefs.errors import DeadlineExceeded, NotFound, Unavailable
-from rescalefs.loader import Loader
+from rescalefs.loader import Flight, Loader
 from rescalefs.timing import patience_s, remaining_s, within
 
 LONG_S = 30.0
@@ -189,7 +189,7 @@ def test_a_time_out_of_the_work_is_no_deadline(loader: Loader, kind: type[Except
 def test_an_answer_that_comes_with_the_deadline_is_not_an_error_of_the_work(loader: Loader) -> None:
     """A flight that lands just after its caller gave up is late, not failed."""
 
-    class Late(Future[str]):
+    class Late(Flight[str]):
         def result(self, timeout: float | None = None) -> str:
             self.set_result("late")
             raise FutureTimeout
@@ -287,3 +287,55 @@ def test_what_remains_is_positive_or_an_error() -> None:
         with pytest.raises(DeadlineExceeded, match="the list: no answer"):
             remaining_s(12.0, "the list", lambda now=now: now)  # type: ignore[misc]
     assert remaining_s(time.monotonic() + LONG_S, "x") > 0
+
+
+# What a caller waits here, how often a part of its answer comes, and for how long: several times what it waits.
+WAIT_S, PART_S, PARTS = 1.0, 0.05, 50
+
+
+@pytest.fixture
+def slow() -> Iterator[Loader]:
+    with closing(Loader("test", 2, WAIT_S)) as made:
+        made.start()
+        yield made
+
+
+def in_parts(loader: Loader) -> str:
+    """Answer part by part."""
+    came = loader.part_came()
+    for _ in range(PARTS):
+        time.sleep(PART_S)
+        came()
+    return "whole"
+
+
+def test_who_waits_for_an_answer_in_parts_waits_as_long_as_they_come(slow: Loader) -> None:
+    """Longer than a caller waits, longer than its callback may take; and what follows has time again."""
+    began = time.monotonic()
+    with within(WAIT_S):
+        assert slow.load("key", lambda: in_parts(slow), "x") == "whole"
+        assert time.monotonic() - began > 2 * WAIT_S
+        assert patience_s(LONG_S) > 0
+        assert slow.load("next", lambda: "next", "x") == "next"
+
+
+def test_when_no_part_comes_any_more_they_wait_in_vain(slow: Loader, gate: threading.Event) -> None:
+    """Nobody waits for ever for the rest of an answer."""
+
+    def work() -> str:
+        whole = in_parts(slow)
+        gate.wait(LONG_S)
+        return whole
+
+    with pytest.raises(DeadlineExceeded):
+        slow.load("key", work, "x")
+    gate.set()
+    assert slow.load("key", work, "x") == "whole"
+
+
+def test_who_may_not_go_on_does_not_wait_for_parts(slow: Loader) -> None:
+    """His time ends, whatever comes."""
+    began = time.monotonic()
+    with within(WAIT_S, lambda: False), pytest.raises(DeadlineExceeded):
+        slow.load("key", lambda: in_parts(slow), "x")
+    assert time.monotonic() - began < PARTS * PART_S

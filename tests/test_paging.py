@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,11 +19,12 @@ from rescalefs.client import Client
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run
-from rescalefs.errors import AccessDenied, Corrupt, DeadlineExceeded, NotFound
+from rescalefs.errors import AccessDenied, Corrupt, DeadlineExceeded, NotFound, Unavailable
 from tests.raw_server import RawServer, Step, reply
 from tests.stack import client_of
 
 LONG_S = 1000.0
+LETTERS = string.ascii_lowercase
 INVALID_PAGE = reply(404, b'{"detail": "Invalid page."}')
 Page = Mapping[str, Any]
 ClientOf = Callable[..., Client]
@@ -133,6 +135,7 @@ CHANGES: dict[str, list[list[Page]]] = {
     "the end went away": [[page("abc", count=7), page("def", count=7)]],
     "a page was empty once": [[page("abc", count=9), page("", count=9), page("def", count=9, next=None)]],
     "a page came twice": [[page("abc", count=6), page("abc", count=6, next=None)]],
+    "the first page was empty once": [[page("", count=6)]],
     "three changes": [
         [page("abc", count=4), page("e", count=5)],
         [page("abc", count=5), page("cd", count=5)],
@@ -168,17 +171,40 @@ def test_a_listing_that_cannot_be_whole_is_an_error(asking: ClientOf, at: float,
         assert len(server.heads) <= 4 * module.LISTING_ATTEMPTS
 
 
-def test_ever_new_rows_end_with_the_deadline(asking: ClientOf, clock: ManualClock) -> None:
-    """A listing that goes on for ever is an error at the deadline."""
+def test_ever_new_rows_end_some_time(asking: ClientOf, clock: ManualClock) -> None:
+    """A listing that goes on for ever is an error in the end."""
 
     def more(head: str) -> bytes:
-        clock.advance(1)
+        clock.advance(10)
         return reply(200, json.dumps({"next": "x", "results": [row(f"f{number_of(head)}")]}).encode())
 
     with RawServer(more) as server:
         with pytest.raises(DeadlineExceeded):
             asking(server).files("J", "1", clock.now() + 20)
-        assert len(server.heads) <= 20
+        assert len(server.heads) == module.LISTING_S / 10
+
+
+def test_each_page_has_the_time_of_the_first(asking: ClientOf, clock: ManualClock) -> None:
+    """A listing takes as long as it must, if no page takes longer than one answer may; and it tells of each."""
+    good = in_turn(pages_of(LETTERS, 1, 26))
+    assert callable(good)
+    came: list[float] = []
+    slow: set[int] = set()
+
+    def answer(head: str) -> bytes:
+        clock.advance(30 if number_of(head) in slow else 1)
+        return reply(503) if number_of(head) in slow else good(head)
+
+    def ask() -> str:
+        found = asking(server).files("J", "1", clock.now() + 20, came=lambda: came.append(clock.now()))
+        return "".join(file.id for file in found)
+
+    with RawServer(answer) as server:
+        assert ask() == LETTERS
+        assert len(came) == 26
+        slow.add(7)
+        with pytest.raises((Unavailable, DeadlineExceeded)):  # of this page, or of those beside it
+            ask()
 
 
 def test_a_page_that_fails_fails_the_listing(asking: ClientOf, at: float) -> None:

@@ -62,7 +62,7 @@ ROWS = [
         "system",
         "thread_state",
     },
-    {"joining"},
+    {"joining", "rows"},
     {"models", "plain", "private", "timing"},
     {"errors"},
 ]
@@ -241,6 +241,22 @@ def test_no_module_is_too_long_without_a_reason():
 
     assert {name: count for name, count in too_long.items() if not LONGER.get(name)} == {}
     assert set() == set(LONGER) - set(too_long)
+
+
+def locks_in(source: str) -> Iterator[str]:
+    """Every lock and condition that an object of a class in *source* has, as `Class.attribute`."""
+    for kind in ast.walk(ast.parse(source)):
+        for node in ast.walk(kind) if isinstance(kind, ast.ClassDef) else ():
+            if isinstance(node, ast.Assign) and re.match(r"threading\.(R?Lock|Condition)\(", ast.unparse(node.value)):
+                yield f"{kind.name}.{ast.unparse(node.targets[0]).removeprefix('self.')}"
+
+
+def test_every_lock_stands_in_the_table():
+    table = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## Locks")[1].split("\n## ")[0]
+    listed = set(re.findall(r"^\| `(\w+\.\w+)` \|", table, re.MULTILINE))
+    sources = (path.read_text(encoding="utf-8") for path in MODULES if unit_of(name_of(path)) != ISLAND)
+
+    assert listed == {lock for source in sources for lock in locks_in(source)}
 
 
 def test_the_top_level_holds_only_what_belongs_there():

@@ -54,13 +54,13 @@ def sent_bytes(emulator: Emulator, *runs: Run) -> int:
     return sum(entry.bytes_sent for entry in emulator.log if any(f"/files/{id}/" in entry.path for id in ids))
 
 
-def python(code: str, *args: Path | str) -> str:
+def python(code: str, *args: Path | str, seconds: float = 60) -> str:
     """Run Python code in another process; return what it prints.
 
     Whatever maps a file, or could hang, belongs there: the emulator lives in this process.
     """
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=seconds, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

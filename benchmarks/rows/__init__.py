@@ -29,12 +29,18 @@ ROWS: Mapping[str, Row] = {
         catalog.names,
         catalog.details,
         catalog.looks,
+        catalog.flat,
+        catalog.sweep,
+        catalog.vast,
         catalog.weight,
         live.follow,
         limits.memory,
         limits.stuck,
     )
 }
+
+# Rows that take minutes alone: they are measured when they are asked for by name.
+LONG = frozenset({"vast"})
 
 
 def title_of(row: Row) -> str:

@@ -1,14 +1,15 @@
-"""Names of a run with 100,000 files: found, found again, listed with all they have, looked at; and what they weigh."""
+"""Names of large runs: found, found again, listed with all they have, looked at; and what they weigh."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from benchmarks.bench import NEAR_LATENCY_S, Bench, most
 from benchmarks.checks import Outcome
-from benchmarks.files import WIDE
+from benchmarks.files import FLAT, SWEEP, VAST, WIDE
 from benchmarks.mounts import Mount, forget_names
 from benchmarks.readers import Failed, read, run
 
@@ -63,7 +64,7 @@ def details(bench: Bench, row: Outcome) -> None:
 
     def list_all(bench: Bench, mount: Mount | None) -> float:
         seconds, out = run("ls", "-lR", _place(mount) if mount else _on_disk(bench))
-        _check(bench, out.count(b"\n-r"))
+        _check(out.count(b"\n-r"), bench.sizes.wide_files)
         return seconds
 
     goal = 1.5 if bench.binding == "mfusepy" else 6
@@ -85,6 +86,76 @@ def looks(bench: Bench, row: Outcome) -> None:
     )
     if bench.binding == "mfusepy":
         row.at_most("time, by the disk's", ours / native, 1.3)
+
+
+def flat(bench: Bench, row: Outcome) -> None:
+    """ls -f and ls -l of one directory of 100,000 files, its listing known, the kernel knowing nothing."""
+    bench.near()
+    sorted_s, detailed_s, firsts = [], [], []
+    with bench.mounted(has_budget=False) as mount:
+        place = mount.file(f"{FLAT}/all")
+        run("ls", place.parent)
+        for _ in range(bench.repeat):
+            mount.remount()
+            firsts.append(run("bash", "-c", f"ls -f '{place}' | head -c 1")[0])
+            seconds, out = run("ls", "-f", place)
+            sorted_s.append(seconds)
+            _check(out.count(b".dat\n"), bench.sizes.flat_files)
+            mount.remount()
+            seconds, out = run("ls", "-l", place)
+            detailed_s.append(seconds)
+            _check(out.count(b"\n-r"), bench.sizes.flat_files)
+        row.figure("ls -f", sorted_s)
+        row.figure("ls -l", detailed_s)
+        row.at_most("first byte, after a remount", row.figure("first byte", firsts), 1, "s")
+        row.figure("memory", [mount.resident_bytes()], "bytes")
+
+
+def sweep(bench: Bench, row: Outcome) -> None:
+    """find -type f in 121 runs of 66 files, 20 ms, request budget off; beside one listing a run."""
+    bench.near()
+    requests = []
+
+    def measure(mount: Mount) -> float:
+        bench.origin.reset()
+        seconds, out = run("find", mount.file(f"{SWEEP}/x").parents[1], "-type", "f")
+        _check(out.count(b"\n"), bench.sizes.sweep_runs * bench.sizes.sweep_files)
+        requests.append(_requests(bench))
+        return seconds
+
+    def one_by_one() -> float:
+        begun = time.perf_counter()
+        for number in range(1, bench.sizes.sweep_runs + 1):
+            _check(bench.origin.rows(f"jobs/{SWEEP}/runs/{number}/files/"), bench.sizes.sweep_files)
+        return time.perf_counter() - begun
+
+    samples, _ = bench.cold(measure, has_budget=False)
+    row.figure("rescalefs", samples)
+    row.figure("one listing a run", bench.once("sweep one by one", one_by_one))
+    row.at_most("requests", max(requests), 12)
+
+
+def vast(bench: Bench, row: Outcome) -> None:
+    """find -type f in a run of 1,000,000 files, 20 ms, request budget off; then after a remount."""
+    bench.near()
+    with bench.mounted(has_budget=False) as mount:
+        place = mount.file(f"{VAST}/x").parent
+
+        def find() -> float:
+            bench.origin.reset()
+            seconds, out = run("find", place, "-type", "f")
+            _check(out.count(b"\n"), bench.sizes.vast_files)
+            return seconds
+
+        row.figure("rescalefs", [find()])
+        row.at_most("requests", _requests(bench), -(-bench.sizes.vast_files // 1000) + BESIDES)
+        row.at_most("memory of the mount", row.figure("memory", [mount.resident_bytes()], "bytes"), 800 * MB, "bytes")
+        row.figure("peak of memory", [mount.peak_bytes()], "bytes")
+        mount.remount()
+        first, _ = run("bash", "-c", f"ls -f '{place}' | head -c 1")
+        row.at_most("first byte of ls, after a remount", row.figure("first byte", [first]), 1, "s")
+        row.figure("find, after a remount", [find()])
+        row.exactly("requests for files, after a remount", bench.origin.counts().requests.get("run_files", 0), 0)
 
 
 def weight(bench: Bench, row: Outcome) -> None:
@@ -139,13 +210,13 @@ def _on_disk(bench: Bench) -> Path:
 
 def _find(bench: Bench, mount: Mount | None) -> float:
     seconds, out = run("find", _place(mount) if mount else _on_disk(bench), "-type", "f")
-    _check(bench, out.count(b"\n"))
+    _check(out.count(b"\n"), bench.sizes.wide_files)
     return seconds
 
 
-def _check(bench: Bench, found: int) -> None:
-    if found != bench.sizes.wide_files:
-        raise Failed(f"{found} of {bench.sizes.wide_files} files were found")
+def _check(found: int, expected: int) -> None:
+    if found != expected:
+        raise Failed(f"{found} of {expected} files were found")
 
 
 def _requests(bench: Bench) -> int:

@@ -11,6 +11,7 @@ What makes it safe, whatever ends the process and whenever:
   a process touches the block first. A damaged, vanished or foreign file is a miss.
 - Only one process writes a segment, the one that holds its `flock`; the others read what appears, and one of them
   writes on when that process has ended. A good block is never written over.
+- A file that somebody has cut is not written on, because blocks that were here would be holes then.
 - A segment is removed by unlink, so that an open descriptor stays readable; it closes with the last reference.
 """
 

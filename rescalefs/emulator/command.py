@@ -1,6 +1,6 @@
 """The command `rescalefs emulator`: serve a world until Ctrl-C or SIGTERM.
 
-aiohttp is imported when the command runs, not before: it is an extra.
+What it serves with is imported when the command runs, not before: aiohttp is an extra, and mounts need none of it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import threading
 from pathlib import Path
 
 import click
-
-from rescalefs.emulator.world import World, WorldError
 
 DEFAULT_PORT = 8970
 # Not a secret: the emulator listens on loopback and has nothing of anybody's.
@@ -55,6 +53,7 @@ def emulator(
             f"the emulator needs {error.name}; install it with: pip install 'rescalefs[emulator]'"
         ) from error
     from rescalefs.emulator.demo_world import demo_world
+    from rescalefs.emulator.world import World, WorldError
 
     try:
         world = World.from_file(world_file) if world_file else demo_world()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Job, Run, World
-from tests.conftest import Mounted
+from tests.conftest import Mounted, wait_for
 from tests.test_cli import rescalefs
 from tests.tools import FILES, errno_of, python, refresh, sh
 
@@ -44,6 +48,40 @@ def test_listing_a_run_costs_one_request_for_each_thousand_files(
     assert sh("ls -lR .", mounted.top(run)).count("-r--r--r--") == 2500
     assert emulator.requests["run_files"] == 3
     assert emulator.requests.total() - 3 <= 3  # the job, its status, its runs
+
+
+# Where pages are rare, and a question is given up after so many seconds, unless pages of its answer come.
+RARE_PAGES = ("--metadata-deadline", "2", "--rate", "jobs-usage=8:1")
+
+
+def test_a_listing_is_waited_for_as_long_as_its_pages_come(
+    world: World, mount_of: Callable[..., Mounted], emulator: Emulator
+) -> None:
+    """By who lists, and by who looks at one file."""
+    run, mounted = run_of(world, 25_000), mount_of(emulator, *RARE_PAGES)
+    top = mounted.top(run)
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(os.stat, top / "d3/f24237")
+        assert sh("find . -type f | wc -l", top) == "25000\n"
+        assert found.result().st_size == 5
+    assert time.monotonic() - began > 2.5
+    assert emulator.requests["run_files"] == 25
+
+
+def test_who_waits_for_a_listing_can_be_killed(
+    world: World, mount_of: Callable[..., Mounted], emulator: Emulator
+) -> None:
+    """And the next one who looks has what came meanwhile."""
+    run, mounted = run_of(world, 50_000), mount_of(emulator, *RARE_PAGES)
+    top = mounted.top(run)
+    with subprocess.Popen(["ls", top]) as waiting:
+        wait_for(lambda: emulator.requests["run_files"] > 24, 20, lambda: "no pages")  # it waits for 3 s
+        waiting.kill()
+        assert waiting.wait(20) == -signal.SIGKILL
+        assert emulator.requests["run_files"] < 45
+    assert sh("find . -type f | wc -l", top) == "50000\n"
+    assert emulator.requests["run_files"] == 50
 
 
 def test_listing_a_run_with_sizes_and_times_costs_no_more_than_without(
