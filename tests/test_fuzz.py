@@ -12,6 +12,7 @@ import re
 import stat
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -29,7 +30,7 @@ from rescalefs.credentials import Account, Key
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
-from rescalefs.errors import NotFound, RescaleError
+from rescalefs.errors import Corrupt, NotFound, RescaleError
 from rescalefs.mount import Mount
 from rescalefs.operations import ERRNO, Gate, Operations
 from tests.conftest import Mounted
@@ -62,15 +63,29 @@ class Recorded:
     emulator: Emulator
     endpoints: frozenset[str] = frozenset()
     chance = random.Random(0)
+    clock = staticmethod(time.monotonic)
 
     def __init__(self, *_: object, **__: object) -> None:
         self.hits = 0
 
-    def json(self, endpoint: str, scope: str, path: str, deadline_at: float, **more: Any) -> Any:
+    def json(
+        self,
+        endpoint: str,
+        scope: str,
+        path: str,
+        deadline_at: float,
+        parse: Callable[[bytearray], Any] = json.loads,
+        **more: Any,
+    ) -> Any:
         answer = self._recorded(path, lambda real: real.json(endpoint, scope, path, self._deadline(), **more))
         if endpoint == "jobs":  # so that one job is asked for by its id, and its status
             answer = {**answer, "results": [row for row in answer["results"] if row["id"] != "FinaB"]}
-        return mutated(answer, self.chance) if endpoint in self.endpoints else answer
+        if endpoint in self.endpoints:
+            answer = mutated(answer, self.chance)
+        try:
+            return parse(bytearray(json.dumps(answer), "ascii"))
+        except (ValueError, RecursionError) as error:  # as `Transport` does
+            raise Corrupt(f"{path} is no JSON") from error
 
     def stream(self, endpoint: str, scope: str, path: str, deadline_at: float, *, start: int = 0, **_: Any) -> Any:
         def read(real: Any) -> bytes:
