@@ -68,15 +68,7 @@ class Recorded:
     def __init__(self, *_: object, **__: object) -> None:
         self.hits = 0
 
-    def json(
-        self,
-        endpoint: str,
-        scope: str,
-        path: str,
-        deadline_at: float,
-        parse: Callable[[bytearray], Any] = json.loads,
-        **more: Any,
-    ) -> Any:
+    def json(self, endpoint: str, scope: str, path: str, _at: float, parse: Any = json.loads, **more: Any) -> Any:
         answer = self._recorded(path, lambda real: real.json(endpoint, scope, path, self._deadline(), **more))
         if endpoint == "jobs":  # so that one job is asked for by its id, and its status
             answer = {**answer, "results": [row for row in answer["results"] if row["id"] != "FinaB"]}
