@@ -63,14 +63,21 @@ def test_sigusr1_writes_the_state_of_the_mount_into_its_log(
         ):
             assert file.read(10) == BIG[:10]
             wait_for(lambda: emulator.requests["contents"] > 30, END_S, lambda: "nobody reads")
-            text = dump_of(mounted)
+            dumps = [""]
+            stuck = (r"operation read(into)? /jobs/StucK/runs/1/stuck: \d", r"file \w+ \(stuck\): 2 open")
+
+            def are_stuck() -> bool:
+                dumps.append(dump_of(mounted))
+                return all(re.search(each, dumps[-1]) for each in stuck)
+
+            wait_for(are_stuck, END_S, lambda: dumps[-1])
+            text = dumps[-1]
             assert [process.poll() for process in working] == [None] * 3
 
         assert re.search(r"process \d+: \d+ threads, \d+ descriptors, \d+ MiB", text)
         assert "status online" in text
         assert re.search(r"requests.contents [1-9]", text)
         assert re.search(r"open.files [1-9]", text)
-        assert re.search(r"operation read(into)? /jobs/StucK/runs/1/stuck: \d", text)
         assert re.search(r"file \w+ \(stuck\): 2 open; waited for: \[0, 1000\).*; fetching: \[0, 1000\) at 0", text)
         assert re.search(r"file \w+ \(big\): 1 open", text)
         assert re.search(r"content/engine.py:\d+ ", text)
