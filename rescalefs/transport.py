@@ -116,11 +116,6 @@ class Transport:
         self._adapter.close()
 
     @property
-    def throttled_s(self) -> float:
-        """Seconds for which the API has asked us to wait."""
-        return self._budget.throttled_s
-
-    @property
     def requests_by_endpoint(self) -> Mapping[str, int]:
         """How many requests were sent so far, by the name that the caller gave them."""
         with self._lock:
