@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
-from collections.abc import Callable
 from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -22,6 +21,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader, Ne
 from urllib3.util import Retry
 
 from rescalefs import __version__
+from rescalefs.connections import POOLS
 from rescalefs.errors import Corrupt, Unavailable
 from rescalefs.stalls import Stalls, Watched
 
@@ -53,7 +53,22 @@ class _Session(requests.Session):
         """Tell of none."""
 
 
-def new_session(adapter: HTTPAdapter) -> requests.Session:
+class Adapter(HTTPAdapter):
+    """Sends over our connections."""
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        """Make the pools."""
+        super().init_poolmanager(*args, **more)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def proxy_manager_for(self, *args: Any, **more: Any) -> Any:
+        """Return the pools behind a proxy."""
+        manager = super().proxy_manager_for(*args, **more)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
+
+
+def new_session(adapter: Adapter) -> requests.Session:
     """Return a session that sends what it is told to, over the connections of *adapter*."""
     session = _Session()
     session.mount("https://", adapter)
@@ -175,10 +190,9 @@ def retry_after_s(response: requests.Response, default_s: T) -> float | T:
         return default_s
 
 
-def small_body(response: requests.Response, most_bytes: int, check_time: Callable[[], object]) -> bytes:
-    """Return the beginning of a body, as it comes: it may drip, so *check_time* is asked, which raises."""
+def small_body(response: requests.Response, most_bytes: int) -> bytes:
+    """Return the beginning of a body."""
     body = b""
     while len(body) < most_bytes and (piece := response.raw.read1(most_bytes - len(body), decode_content=True)):
-        check_time()
         body += piece
     return body
