@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import click
 
-from rescalefs import system
-from rescalefs.terminal import Exit, Failure, size_text, tell
+from rescalefs.terminal import Failure, mounted_place, size_text, tell
 
 # Files read side by side: enough for small ones, which take a request each; a large one has streams of its own.
 _READERS = 8
@@ -41,10 +40,7 @@ def warm_command(paths: tuple[Path, ...]) -> None:
     files: dict[Path, int] = {}
     troubles: list[str] = []
     for path in paths:
-        place = Path(os.path.realpath(path))
-        point = system.mount_point_of(place)
-        if point is None:
-            raise Failure(f"{path} is not in a mount of rescalefs", Exit.MOUNTED)
+        point, place = mounted_place(path)
         files.update(_outputs(point, place, troubles))
     total = sum(files.values())
     speed = (TransferSpeedColumn(), TimeRemainingColumn())

@@ -86,14 +86,20 @@ def test_status_tells_of_a_mount_that_died(mounted: Mounted, home: Path) -> None
 def test_a_mount_that_is_stopped_keeps_no_command_waiting(
     mounted: Mounted, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`status` says so after a while, another mount is refused, and it can be detached."""
+    """`status`, `refresh` and `warm` say so after a while, another mount is refused, and it can be detached."""
     assert mounted.process is not None
+    link = home / "link"
+    link.symlink_to(mounted.path.parent)
+    through = str(link / mounted.path.name / "jobs")
     mounted.process.send_signal(signal.SIGSTOP)
     try:
         monkeypatch.setattr(status_command, "ANSWER_S", 1.0)
         status = CliRunner().invoke(status_command.status_command, [str(mounted.jobs)])
         assert status.exit_code == 1
         assert status.stdout.splitlines() == [str(mounted.path), "  it does not answer (in 1 s): its log says more"]
+        for command, path in (("refresh", str(mounted.jobs)), ("refresh", through), ("warm", through)):
+            code, said = failure(rescalefs(home, command, path))
+            assert (code, said) == (1, f"{mounted.path} does not answer: its log says more")
         assert failure(rescalefs(home, "mount", str(mounted.path), **access(mounted.emulator)))[0] == 7
         lines_of(rescalefs(home, "umount", "--lazy", str(mounted.path)))
         assert system.mounted_type(mounted.path) is None
