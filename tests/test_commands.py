@@ -206,6 +206,8 @@ def test_the_doctor_names_what_is_missing(case: str, emulator: Emulator, home: P
     assert done.returncode == code, done.stdout
     assert wrong[0].split()[:2] == ["FAIL", name]
     assert remedy in wrong[0]
+    rest = [line.split()[:4] for line in wrong[1:]]
+    assert rest == ([["skip", "clock", "not", "checked:"]] if case == "no platform" else [])
     assert "wrong-secret" not in done.stdout + done.stderr
     assert "cache" in done.stdout.splitlines()[-1]
 
@@ -218,7 +220,9 @@ def test_warm_fetches_everything_once(run: Run, live: Run, mounted: Mounted, emu
     """Of final runs; what is still computed is not read. The second time nothing is asked for."""
     files = {name: data for name, data in FILES.items() if data}
     (said,) = lines_of(rescalefs(home, "warm", str(mounted.jobs)))
-    assert said == f"{len(FILES)} files, 5.1M"
+    left_out = "runs left out because they still compute: 1"
+    assert said == f"{len(FILES)} files, 5.1M; {left_out}"
+    assert lines_of(rescalefs(home, "warm", str(mounted.jobs / "LiveR/runs/1"))) == [f"0 files, 0B; {left_out}"]
     assert emulator.requests["contents"] >= len(files)
     assert emulator.bytes_sent["contents"] == sum(map(len, files.values()))
     assert emulator.requests["tail"] == 0

@@ -209,7 +209,9 @@ def test_an_origin_is_scheme_host_and_port(tmp_path: Path, url: str, origin: str
     assert find_account({"RESCALE_API_KEY": SECRET}, tmp_path, api_url=url).origin == origin
 
 
-@pytest.mark.parametrize("path", [f"/{SECRET}", "/api/v2/jobs/", "/rescale/api/v2", "/api/version", "//api/v2x", "/%2e"])
+@pytest.mark.parametrize(
+    "path", [f"/{SECRET}", "/api/v2/jobs/", "/rescale/api/v2", "/api/version", "//api/v2x", "/%2e"]
+)
 def test_an_address_with_a_path_is_refused(tmp_path: Path, path: str) -> None:
     """It would be left out, so that another server is asked than is meant; the sentence says what to write."""
     for begin in ("https://eu.rescale.com:8443", "eu.rescale.com:8443"):
