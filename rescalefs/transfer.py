@@ -82,15 +82,19 @@ class Transfer:
     """A body that is read as it comes. Used by one thread at a time; `close` may come from another.
 
     `start` is the offset in the file of the first byte that will come, `total` the file's size as the server says.
+    Where a *length* is told beside that of the body, no more comes, and less is an error.
     """
 
-    def __init__(self, response: requests.Response, start: int, total: int | None, what: str) -> None:
+    def __init__(
+        self, response: requests.Response, start: int, total: int | None, what: str, length: int | None = None
+    ) -> None:
         self.start = start
         self.total = total
         self.media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         self._response = response
         self._raw: HTTPResponse = response.raw
         self._what = what
+        self._left = length
         self._watched: Watched | None = None
 
     def be_watched(self, stalls: Stalls, kind: str) -> None:
@@ -103,14 +107,20 @@ class Transfer:
         Raises:
             Unavailable: the body was cut short, or too little of it came.
         """
+        most = len(buffer) if self._left is None else min(len(buffer), self._left)
         try:
-            data = self._raw.read1(len(buffer))
+            data = self._raw.read1(most or 1)  # after all of it for the body's end: then the connection serves again
         except (*TRANSPORT_ERRORS, ValueError) as error:  # ValueError: closed by another thread
             raise self._cut(cause(error)) from None
         if self._watched is not None:
             if self._watched.stalled is not None and not data:  # where no length was told, a cut looks like the end
                 raise self._cut("")
             self._watched.note(len(data))
+        if self._left is not None:
+            if self._left and not data:
+                raise self._cut(f"{self._left} bytes are missing")
+            data = data[: self._left]
+            self._left -= len(data)
         buffer[: len(data)] = data
         return len(data)
 
@@ -142,16 +152,18 @@ def begun(response: requests.Response, what: str, start: int) -> Transfer:
     coding = response.headers.get("Content-Encoding", "identity")
     if coding != "identity":
         raise Corrupt(f"{what}: asked for the plain bytes, got {coding!r}")
+    form = response.headers.get("Transfer-Encoding", "chunked")
+    if form.lower() != "chunked":  # http.client would give it as it comes
+        raise Corrupt(f"{what}: the bytes come in the form {form[:60]!r}")
     if response.status_code == 200:
         length = response.headers.get("Content-Length", "")
         return Transfer(response, 0, _number(length), what)
     text = response.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(text)
     first, last, total = map(_number, match.groups()) if match else (None, None, None)
-    is_sane = first is not None and last is not None and first <= last and (total is None or last < total)
-    if not is_sane or first != start:
+    if first != start or last is None or last < start or (total is not None and last >= total):
         raise Corrupt(f"{what}: asked for bytes from {start}, got {text[:60]!r}")
-    return Transfer(response, start, total, what)
+    return Transfer(response, start, total, what, length=last - start + 1)
 
 
 def _number(text: str) -> int | None:
