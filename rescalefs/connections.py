@@ -1,7 +1,8 @@
 """Connections over which nobody is kept past his deadline, and whose answers have a whole head or are none.
 
 The time-out of a socket is one of silence: a server that says a byte a second, in a header or in the length of a chunk,
-would hold the thread that reads for ever. What a thread reads in a block of `until` ends by that block's time.
+would hold the thread that reads for ever; and each address of a host would have the time of all. In a block of `until`
+a thread connects and reads for as long as that says.
 And http.client takes the end of a connection for the end of a head, so that one which was cut would be an answer
 without a length, an empty file.
 """
@@ -18,22 +19,38 @@ from typing import Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import create_connection
 
-_reading = threading.local()  # its `left_s`, where there is one, tells what is left of this thread's time
+_time = threading.local()  # its `left_s`, where there is one, tells what is left of this thread's time
 
 
 @contextmanager
 def until(left_s: Callable[[], float]) -> Iterator[None]:
-    """Let what this thread reads in the block time out when *left_s* gives 0. Blocks are not within one another."""
-    _reading.left_s = left_s
+    """Let what this thread waits for in the block time out when *left_s* gives 0. Blocks are not in one another."""
+    _time.left_s = left_s
     try:
         yield
     finally:
-        del _reading.left_s
+        del _time.left_s
+
+
+def _wait_s(most_s: float, shares: int = 1) -> float:
+    """Return how long this thread may wait now: one of so many equal *shares* of what is left, at most *most_s*.
+
+    Raises:
+        TimeoutError: nothing is left.
+    """
+    if not hasattr(_time, "left_s"):
+        return most_s
+    left_s: float = _time.left_s()
+    if left_s <= 0:
+        raise TimeoutError("timed out")
+    return min(most_s, left_s / shares)
 
 
 class _Reader(io.RawIOBase):
-    """The bytes of one answer as they come from a socket.
+    """The bytes of one answer as they come from a socket, which has a time-out.
 
     Raises:
         TimeoutError: nothing came for as long as the socket may be silent, or the reader's time is over.
@@ -43,19 +60,14 @@ class _Reader(io.RawIOBase):
     def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
         self._raw = raw
         self._socket = sock
-        self._silence_s = sock.gettimeout()
+        self._silence_s: float = sock.gettimeout()  # type: ignore[assignment]  # every request has one
         self.is_in_head = True
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        wait_s = self._silence_s
-        if hasattr(_reading, "left_s"):
-            left_s = _reading.left_s()
-            if left_s <= 0:
-                raise TimeoutError("timed out")
-            wait_s = left_s if wait_s is None else min(wait_s, left_s)
+        wait_s = _wait_s(self._silence_s)
         if wait_s != self._socket.gettimeout():
             self._socket.settimeout(wait_s)
         count = self._raw.readinto(buffer)
@@ -84,9 +96,32 @@ class _Answer(http.client.HTTPResponse):
 class _Connection(HTTPConnection):
     response_class = _Answer
 
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address that answers; each has an equal share of what is left of the time."""
+        most_s: float = self.timeout  # type: ignore[assignment]  # every request has one
+        failure: OSError | None = None
+        try:
+            found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+            for number, (*_, address) in enumerate(found):
+                wait_s = _wait_s(most_s, len(found) - number)
+                try:
+                    sock = create_connection((str(address[0]), self.port), wait_s, socket_options=self.socket_options)
+                except OSError as error:
+                    failure = failure or error
+                else:
+                    sock.settimeout(most_s)  # for what follows, such as a handshake
+                    return sock
+            raise failure or OSError("no address")
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, f"Connection to {self.host} timed out") from error
+        except OSError as error:
+            raise NewConnectionError(self, f"Failed to establish a new connection: {error}") from error
 
-class _SecureConnection(HTTPSConnection):
-    response_class = _Answer
+
+class _SecureConnection(_Connection, HTTPSConnection):
+    """The same, by TLS."""
 
 
 class _Pool(HTTPConnectionPool):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -11,7 +12,7 @@ import pytest
 
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.errors import DeadlineExceeded, RescaleError, Unavailable
-from tests.asking import Dripping
+from tests.asking import GOOD, OK, Dripping
 from tests.raw_server import READ, STALL, RawServer, reply
 from tests.stack import transport_to
 
@@ -132,3 +133,60 @@ def test_a_head_that_was_cut_is_no_answer(clock: ManualClock, head: bytes) -> No
     ):
         transport.stream("e", "scope", "x/", clock.now() + 100, is_retried=False)
     assert server.connections == 1
+
+
+class Silent(socket.socket):
+    """A socket that is not answered at 192.0.2.*, which takes as long as it may, by the clock of the test."""
+
+    clock: ManualClock
+
+    def connect(self, address: Any) -> None:
+        if address[0].startswith("192.0.2."):
+            self.clock.advance(self.gettimeout() or 1000)
+            raise TimeoutError("timed out")
+        super().connect(address)
+
+
+@pytest.fixture
+def named(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give `rescale.test` addresses."""
+    monkeypatch.setattr(Silent, "clock", clock, raising=False)
+    monkeypatch.setattr(socket, "socket", Silent)
+    look_up = socket.getaddrinfo
+
+    def name(*addresses: str) -> None:
+        def found(host: str, port: int, *args: Any, **more: Any) -> list[Any]:
+            hosts = addresses if host == "rescale.test" else (host,)
+            return [each for host in hosts for each in look_up(host, port, *args, **more)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", found)
+
+    return name
+
+
+def test_many_addresses_that_are_silent_have_the_time_of_one(clock: ManualClock, named: Callable[..., None]) -> None:
+    """Each has its share of what is left."""
+    named(*(f"192.0.2.{number}" for number in range(1, 9)))
+    begun = clock.now()
+    with closing(transport_to("https://rescale.test", clock)) as transport, pytest.raises(RescaleError):
+        transport.json("e", "scope", "x/", begun + 15)
+    assert clock.now() <= begun + 15.1
+
+
+def test_an_address_that_is_silent_leaves_time_for_the_next(clock: ManualClock, named: Callable[..., None]) -> None:
+    """A server whose first addresses lead nowhere is reached."""
+    named("192.0.2.1", "192.0.2.2", "127.0.0.1")
+    with (
+        RawServer(OK) as server,
+        closing(transport_to(server.origin.replace("127.0.0.1", "rescale.test"), clock)) as transport,
+    ):
+        assert transport.json("e", "scope", "x/", clock.now() + 15) == GOOD
+        assert server.connections == 1
+
+
+def test_a_name_that_is_not_known_is_unavailable(clock: ManualClock) -> None:
+    with (
+        closing(transport_to("https://rescale.invalid", clock)) as transport,
+        pytest.raises(Unavailable, match="rescale"),
+    ):
+        transport.json("e", "scope", "x/", clock.now() + 15, is_retried=False)
