@@ -567,6 +567,8 @@ class Machine(RuleBasedStateMachine):
                 return {errno.EINVAL}
             is_pending = any(is_snapshot(output) and is_awaited(output, result.first) for output in run.outputs)
             answers = {errno.EPERM} if run.completed <= result.last else set()
+            if result.first < run.completed <= result.last:  # between the look and the act, which had to wait its turn
+                answers |= {errno.EIO, errno.ENOENT}
             return answers | ({errno.EBUSY} if is_pending and act == "snapshot" else set())
 
         result = self._ask(
