@@ -38,7 +38,7 @@ from rescalefs.namespace import refresh_path
 from rescalefs.plain import plain
 from rescalefs.private import NotPrivate, make_inside, make_top
 from rescalefs.status_command import status_command
-from rescalefs.terminal import Exit, Failure, Unreachable, leave, named_account, owner_of, tell
+from rescalefs.terminal import Exit, Failure, Unreachable, leave, mounted_place, named_account, owner_of, tell
 from rescalefs.wait_command import wait_command
 from rescalefs.warm_command import warm_command
 
@@ -320,10 +320,7 @@ def refresh_command(path: Path) -> None:
     \b
     Example:  rescalefs refresh ~/rescale/jobs/kWdRa
     """
-    place = Path(os.path.realpath(path))
-    point = system.mount_point_of(place)
-    if point is None:
-        raise Failure(f"{path} is not in a mount of rescalefs", Exit.MOUNTED)
+    point, place = mounted_place(path)
     control = point / refresh_path(PurePosixPath(place.relative_to(point)))
     try:
         control.write_bytes(b"1\n")

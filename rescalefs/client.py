@@ -142,10 +142,6 @@ class Client:
         path = f"jobs/{_segment(job_id)}/runs/"
         return self._listing("runs", RUNS, path, FILES_PAGE, deadline_at, _RUNS, came)
 
-    def run(self, job_id: str, run_id: str, deadline_at: float) -> Run:
-        """Return one run as it is now."""
-        return Run.from_api(self._transport.json("run", RUNS, _run_path(job_id, run_id), deadline_at))
-
     def files(self, job_id: str, run_id: str, deadline_at: float, came: Callable[[], None] = _nobody) -> FileRows:
         """Return the output files of a run, deleted ones left out."""
         path = f"{_run_path(job_id, run_id)}files/"

@@ -16,6 +16,7 @@ import configparser
 import ipaddress
 import logging
 import os
+import re
 import stat
 import threading
 import time
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 DEFAULT_ORIGIN = "https://platform.rescale.com"
 _KEY_NAMES = ("apikey", "api_key")
 _ORIGIN_NAMES = ("apibaseurl", "platform_url", "apiurl")
+# What may stand behind the host in settings of other clients; the version is ours to choose.
+_API_PATH = re.compile(r"/*(api(/v[0-9]+)?/*)?")
 # Where the systemd unit says which file the environment came from: it is not ours to read, but to be closed.
 ENVIRONMENT_FILE = "RESCALEFS_ENVIRONMENT_FILE"
 # A key that is refused is refused to everybody who asks: one line stands for all of them, so often.
@@ -242,7 +245,10 @@ def _origin(url: str) -> str:
     if parts.scheme == "http" and not is_loopback(host):
         raise CredentialError(f"{url} would send the key unencrypted: use https")
     name = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{name}" + (f":{port}" if port is not None else "")
+    origin = f"{parts.scheme}://{name}" + (f":{port}" if port is not None else "")
+    if not _API_PATH.fullmatch(parts.path):  # not shown: it may hold a key
+        raise CredentialError(f"the address of a Rescale platform ends with its host: write {origin}")
+    return origin
 
 
 def _no_address(url: str) -> str:

@@ -210,12 +210,14 @@ class Follower:
         Raises:
             DeadlineExceeded, Unavailable, NotFound: it cannot be read now.
         """
-        file = self.file(key)
-        file.look()
-        with self._lock:
-            file = self._open.setdefault(key, file)
-            self._handles[key] += 1
-        return LiveHandle(file, lambda: self._close(key))
+        while True:
+            file = self.file(key)
+            file.look()
+            with self._lock:
+                if key in self._open or file.ended is None:  # else its final file was let go of meanwhile
+                    file = self._open.setdefault(key, file)
+                    self._handles[key] += 1
+                    return LiveHandle(file, lambda: self._close(key))
 
     def is_followed(self, key: LiveKey) -> bool:
         """Tell whether somebody has the file open and the final one has not taken its place."""
@@ -326,10 +328,10 @@ class Follower:
                 final.close()
             return False
         with self._lock:
-            is_open = file.key in self._open
+            is_open = self._open.get(file.key) is file
             if is_open:
                 file.ended = _Ended(final, spool if is_continued else None)
-        if not is_open:  # everybody has left meanwhile
+        if not is_open:  # everybody has left meanwhile, though others may have opened another of this key
             final.close()
             return False
         file.tailed.spool = None

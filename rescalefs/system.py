@@ -73,11 +73,25 @@ def mount_point_of(path: Path) -> Path | None:
 def place_of(path: Path) -> Path:
     """Return *path* as the mount table writes it: absolute, and followed where it leads over links.
 
-    What is mounted there is not touched, because it may not answer.
+    What is mounted there is not touched, because it may not answer: links are followed up to a mount of rescalefs.
     """
     place = Path(os.path.abspath(path))
-    is_mounted = mounted_type(place) is not None or mount_point_of(place) is not None
-    return place if is_mounted else Path(os.path.realpath(place))
+    if mounted_type(place) is not None:
+        return place
+    followed = _followed(place, {entry.mount_point for entry in mounts() if entry.type == FILE_SYSTEM_TYPE})
+    return followed if mount_point_of(followed) is not None else Path(os.path.realpath(place))
+
+
+def _followed(place: Path, points: set[Path], most_links: int = 40) -> Path:
+    """Follow the links of an absolute path as far as they are outside of *points*."""
+    for step in (*reversed(place.parents), place):
+        if step in points:
+            break
+        with contextlib.suppress(OSError):  # no link, or nothing there
+            target = step.parent / os.readlink(step) / place.relative_to(step)
+            if most_links:
+                return _followed(Path(os.path.abspath(target)), points, most_links - 1)
+    return place
 
 
 def check_fuse() -> None:
@@ -133,18 +147,30 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
 
 def is_dead(mount_point: Path) -> bool:
     """True if the process behind a FUSE mount is gone; one that is stopped does not answer, and is not waited for."""
-    codes: list[int | None] = []
+    return _answer(mount_point) in (errno.ENOTCONN, errno.ECONNABORTED)
+
+
+def is_silent(mount_point: Path) -> bool:
+    """True if the process behind a FUSE mount is there and does not answer, as one that is stopped."""
+    return _answer(mount_point) is None
+
+
+def _answer(mount_point: Path) -> int | None:
+    """Return the error number that a FUSE mount answers with, 0 if all is well, None if it does not answer."""
+    codes: list[int] = []
 
     def look() -> None:
         try:
             os.statvfs(mount_point)
         except OSError as error:
-            codes.append(error.errno)
+            codes.append(error.errno or errno.EIO)
+        else:
+            codes.append(0)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     thread.join(_ANSWER_S)
-    return any(code in (errno.ENOTCONN, errno.ECONNABORTED) for code in codes)
+    return codes[0] if codes else None
 
 
 def unmount(mount_point: Path, *, is_lazy: bool = False) -> None:

@@ -89,6 +89,22 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def mounted_place(path: Path) -> tuple[Path, Path]:
+    """Return the mount that *path* is in, and where it leads to over links.
+
+    Raises:
+        Failure: it is in none, or in one that does not answer.
+    """
+    point = system.mount_point_of(system.place_of(path))
+    if point is not None and system.is_silent(point):
+        raise Failure(f"{point} does not answer: its log says more", 1)
+    place = Path(os.path.realpath(path))
+    point = system.mount_point_of(place)
+    if point is None:
+        raise Failure(f"{path} is not in a mount of rescalefs", Exit.MOUNTED)
+    return point, place
+
+
 class Unreachable(Failure):
     """Rescale does not answer."""
 

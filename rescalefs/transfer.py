@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
-from collections.abc import Callable
 from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -22,6 +21,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader, Ne
 from urllib3.util import Retry
 
 from rescalefs import __version__
+from rescalefs.connections import POOLS
 from rescalefs.errors import Corrupt, Unavailable
 from rescalefs.stalls import Stalls, Watched
 
@@ -53,7 +53,22 @@ class _Session(requests.Session):
         """Tell of none."""
 
 
-def new_session(adapter: HTTPAdapter) -> requests.Session:
+class Adapter(HTTPAdapter):
+    """Sends over our connections."""
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        """Make the pools."""
+        super().init_poolmanager(*args, **more)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def proxy_manager_for(self, *args: Any, **more: Any) -> Any:
+        """Return the pools behind a proxy."""
+        manager = super().proxy_manager_for(*args, **more)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
+
+
+def new_session(adapter: Adapter) -> requests.Session:
     """Return a session that sends what it is told to, over the connections of *adapter*."""
     session = _Session()
     session.mount("https://", adapter)
@@ -67,15 +82,19 @@ class Transfer:
     """A body that is read as it comes. Used by one thread at a time; `close` may come from another.
 
     `start` is the offset in the file of the first byte that will come, `total` the file's size as the server says.
+    Where a *length* is told beside that of the body, no more comes, and less is an error.
     """
 
-    def __init__(self, response: requests.Response, start: int, total: int | None, what: str) -> None:
+    def __init__(
+        self, response: requests.Response, start: int, total: int | None, what: str, length: int | None = None
+    ) -> None:
         self.start = start
         self.total = total
         self.media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         self._response = response
         self._raw: HTTPResponse = response.raw
         self._what = what
+        self._left = length
         self._watched: Watched | None = None
 
     def be_watched(self, stalls: Stalls, kind: str) -> None:
@@ -88,14 +107,20 @@ class Transfer:
         Raises:
             Unavailable: the body was cut short, or too little of it came.
         """
+        most = len(buffer) if self._left is None else min(len(buffer), self._left)
         try:
-            data = self._raw.read1(len(buffer))
+            data = self._raw.read1(most or 1)  # after all of it for the body's end: then the connection serves again
         except (*TRANSPORT_ERRORS, ValueError) as error:  # ValueError: closed by another thread
             raise self._cut(cause(error)) from None
         if self._watched is not None:
             if self._watched.stalled is not None and not data:  # where no length was told, a cut looks like the end
                 raise self._cut("")
             self._watched.note(len(data))
+        if self._left is not None:
+            if self._left and not data:
+                raise self._cut(f"{self._left} bytes are missing")
+            data = data[: self._left]
+            self._left -= len(data)
         buffer[: len(data)] = data
         return len(data)
 
@@ -127,16 +152,18 @@ def begun(response: requests.Response, what: str, start: int) -> Transfer:
     coding = response.headers.get("Content-Encoding", "identity")
     if coding != "identity":
         raise Corrupt(f"{what}: asked for the plain bytes, got {coding!r}")
+    form = response.headers.get("Transfer-Encoding", "chunked")
+    if form.lower() != "chunked":  # http.client would give it as it comes
+        raise Corrupt(f"{what}: the bytes come in the form {form[:60]!r}")
     if response.status_code == 200:
         length = response.headers.get("Content-Length", "")
         return Transfer(response, 0, _number(length), what)
     text = response.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(text)
     first, last, total = map(_number, match.groups()) if match else (None, None, None)
-    is_sane = first is not None and last is not None and first <= last and (total is None or last < total)
-    if not is_sane or first != start:
+    if first != start or last is None or last < start or (total is not None and last >= total):
         raise Corrupt(f"{what}: asked for bytes from {start}, got {text[:60]!r}")
-    return Transfer(response, start, total, what)
+    return Transfer(response, start, total, what, length=last - start + 1)
 
 
 def _number(text: str) -> int | None:
@@ -175,10 +202,9 @@ def retry_after_s(response: requests.Response, default_s: T) -> float | T:
         return default_s
 
 
-def small_body(response: requests.Response, most_bytes: int, check_time: Callable[[], object]) -> bytes:
-    """Return the beginning of a body, as it comes: it may drip, so *check_time* is asked, which raises."""
+def small_body(response: requests.Response, most_bytes: int) -> bytes:
+    """Return the beginning of a body."""
     body = b""
     while len(body) < most_bytes and (piece := response.raw.read1(most_bytes - len(body), decode_content=True)):
-        check_time()
         body += piece
     return body

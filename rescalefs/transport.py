@@ -16,18 +16,18 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 from urllib3.exceptions import TimeoutError as TransferTimeout
 from urllib3.util import Retry
 
 from rescalefs.breaker import Breaker
 from rescalefs.budget import Budget, Priority, Turn
+from rescalefs.connections import until
 from rescalefs.credentials import Key
 from rescalefs.errors import (
     AccessDenied,
@@ -44,6 +44,7 @@ from rescalefs.stalls import Stalls
 from rescalefs.timing import Clock, remaining_s
 from rescalefs.transfer import (
     TRANSPORT_ERRORS,
+    Adapter,
     KeyAuth,
     Transfer,
     begun,
@@ -106,7 +107,7 @@ class Transport:
         self._budget = budget
         self.clock = clock
         self._sleep = sleep
-        self._adapter = HTTPAdapter(pool_connections=2, pool_maxsize=64)
+        self._adapter = Adapter(pool_connections=2, pool_maxsize=64)
         self._idle: deque[requests.Session] = deque()  # its append and pop are atomic; a session serves one thread
         self._lock = threading.Lock()  # guards _requests; nothing else is done under it
         self._requests: Counter[str] = Counter()
@@ -114,11 +115,6 @@ class Transport:
     def close(self) -> None:
         """Drop idle connections."""
         self._adapter.close()
-
-    @property
-    def throttled_s(self) -> float:
-        """Seconds for which the API has asked us to wait."""
-        return self._budget.throttled_s
 
     @property
     def requests_by_endpoint(self) -> Mapping[str, int]:
@@ -147,9 +143,8 @@ class Transport:
         def parsed(response: requests.Response) -> Any:
             with response:
                 body = bytearray()
-                while chunk := response.raw.read1(_READ_BYTES, decode_content=True):  # as it comes: it may drip
+                while chunk := response.raw.read1(_READ_BYTES, decode_content=True):
                     body += chunk
-                    remaining_s(deadline_at, f"GET {path}", self.clock)
                     if len(body) > most:
                         raise Refused(f"GET {path}: more than {most} bytes of JSON", response.status_code)
             try:
@@ -209,14 +204,14 @@ class Transport:
         if self._reach is not None:
             self._reach.check(what)
         taken = self._budget.take(scope, deadline_at, Turn(Priority.READ))
-        check_time = partial(remaining_s, deadline_at, what, self.clock)
-        left_s = check_time()
+        left_s = remaining_s(deadline_at, what, self.clock)
         self._count(endpoint)
         try:
             # A connection of its own: on a kept one that the server has just closed, a POST that was lost
             # and one that arrived cannot be told apart.
             with (
-                new_session(HTTPAdapter()) as session,
+                self._until(deadline_at),
+                new_session(Adapter()) as session,
                 session.post(
                     f"{self.origin}/api/v2/{path}",
                     auth=KeyAuth(self._key.authorization),
@@ -228,11 +223,11 @@ class Transport:
                 if response.status_code == 429:
                     self._budget.throttled(scope, retry_after_s(response, _LEFT_ALONE_S), taken)
                 if not 200 <= response.status_code < 300:
-                    raise self._error_of(response, what, check_time)
-                body = small_body(response, _SMALL_BYTES, check_time)
+                    raise self._error_of(response, what)
+                body = small_body(response, _SMALL_BYTES)
         except ValueError as error:  # a key that no header can carry
             raise Refused(f"{what}: nothing was sent: {cause(error)}", 0) from None
-        except (*TRANSPORT_ERRORS, DeadlineExceeded) as error:
+        except TRANSPORT_ERRORS as error:
             raise Unavailable(f"{what}: no answer, so it may or may not have been done: {cause(error)}") from None
         try:
             return json.loads(self._key.hide(body.decode()))
@@ -243,7 +238,8 @@ class Transport:
         """Ask for something small, once and without the budget; True if anything answers."""
         try:
             deadline_at = self.clock() + CONNECT_S
-            self._follow("users_me", f"{self.origin}/api/v2/users/me/", {}, deadline_at).close()
+            with self._until(deadline_at):
+                self._follow("users_me", f"{self.origin}/api/v2/users/me/", {}, deadline_at).close()
         except (RescaleError, ValueError, *TRANSPORT_ERRORS):
             return False
         return True
@@ -278,20 +274,21 @@ class Transport:
             status, wait_s, is_silent, began = 0, None, False, self.clock()
             failure: RescaleError
             try:
-                response = self._follow(endpoint, url, headers, deadline_at)
-                if self._reach is not None:
-                    self._reach.answered()
-                status = response.status_code
-                if status in (200, 206):
-                    self._budget.succeeded(scope, taken)
-                    self._key.accepted()
-                    answer = consume(response)
-                    if self._breaker is not None:
-                        self._breaker.answered(endpoint)
-                    return answer
-                wait_s = retry_after_s(response, None)
-                with response:
-                    failure = self._error_of(response, what, partial(remaining_s, deadline_at, what, self.clock))
+                with self._until(deadline_at):
+                    response = self._follow(endpoint, url, headers, deadline_at)
+                    if self._reach is not None:
+                        self._reach.answered()
+                    status = response.status_code
+                    if status in (200, 206):
+                        self._budget.succeeded(scope, taken)
+                        self._key.accepted()
+                        answer = consume(response)
+                        if self._breaker is not None:
+                            self._breaker.answered(endpoint)
+                        return answer
+                    wait_s = retry_after_s(response, None)
+                    with response:
+                        failure = self._error_of(response, what)
                 if not retry.is_retry("GET", status):
                     if self._breaker is not None:
                         self._breaker.answered(endpoint)
@@ -300,10 +297,6 @@ class Transport:
                 raise
             except Unavailable as error:
                 failure = error
-            except DeadlineExceeded as error:
-                if not status:
-                    raise
-                failure, deadline_at = error, began  # the body drips: there is no time for another try
             except ValueError as error:  # requests' and urllib's word for a URL or a header that no request can have
                 raise Refused(f"{what}: {cause(error)}", status) from None
             except TRANSPORT_ERRORS as error:
@@ -355,7 +348,7 @@ class Transport:
                 if response.status_code not in (301, 302, 303, 307, 308) or not target:
                     return response
                 with response:
-                    small_body(response, _SMALL_BYTES, partial(remaining_s, deadline_at, "GET", self.clock))
+                    small_body(response, _SMALL_BYTES)
                 url = urljoin(url, target)
                 redirects += 1
                 host = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
@@ -366,12 +359,12 @@ class Transport:
         finally:
             self._idle.append(session)
 
-    def _error_of(self, response: requests.Response, what: str, check_time: Callable[[], object]) -> RescaleError:
+    def _error_of(self, response: requests.Response, what: str) -> RescaleError:
         """Turn a refusal into an error. Its body may be JSON of several shapes, or a proxy's HTML."""
         try:
-            body = json.loads(small_body(response, _SHOWN_BYTES, check_time))
+            body = json.loads(small_body(response, _SHOWN_BYTES))
             detail = str(body.get("detail") or body) if isinstance(body, Mapping) else str(body)
-        except (*TRANSPORT_ERRORS, DeadlineExceeded, ValueError, RecursionError):
+        except (*TRANSPORT_ERRORS, ValueError, RecursionError):
             detail = response.reason or ""
         text = f"{what}: {response.status_code} {self._key.hide(detail)[:200]}".rstrip()
         match response.status_code:
@@ -386,6 +379,10 @@ class Transport:
                 return Unavailable(text)
             case status:
                 return Refused(text, status)
+
+    def _until(self, deadline_at: float) -> AbstractContextManager[None]:
+        """Let nothing that is read in a block come later than that."""
+        return until(lambda: deadline_at - self.clock())
 
     def _count(self, endpoint: str) -> None:
         with self._lock:

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import click
 
-from rescalefs import system
-from rescalefs.terminal import Exit, Failure, size_text, tell
+from rescalefs.terminal import Failure, mounted_place, size_text, tell
 
 # Files read side by side: enough for small ones, which take a request each; a large one has streams of its own.
 _READERS = 8
@@ -39,13 +38,11 @@ def warm_command(paths: tuple[Path, ...]) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     files: dict[Path, int] = {}
+    live: set[Path] = set()
     troubles: list[str] = []
     for path in paths:
-        place = Path(os.path.realpath(path))
-        point = system.mount_point_of(place)
-        if point is None:
-            raise Failure(f"{path} is not in a mount of rescalefs", Exit.MOUNTED)
-        files.update(_outputs(point, place, troubles))
+        point, place = mounted_place(path)
+        files.update(_outputs(point, place, live, troubles))
     total = sum(files.values())
     speed = (TransferSpeedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), *speed)
@@ -65,41 +62,44 @@ def warm_command(paths: tuple[Path, ...]) -> None:
         tell(f"rescalefs: {trouble}")
     if troubles:
         raise Failure(f"not everything could be fetched (failures: {len(troubles)})", 1)
-    click.echo(f"{len(files)} files, {size_text(total)}")
+    left_out = f"; runs left out because they still compute: {len(live)}" if live else ""
+    click.echo(f"{len(files)} files, {size_text(total)}{left_out}")
 
 
-def _outputs(point: Path, place: Path, troubles: list[str]) -> Iterator[_Output]:
-    """Yield the outputs of ended runs at or below a place in a mount."""
+def _outputs(point: Path, place: Path, live: set[Path], troubles: list[str]) -> Iterator[_Output]:
+    """Yield the outputs of ended runs at or below a place in a mount; note the runs that are *live*."""
     parts = place.relative_to(point).parts
     try:
-        if len(parts) >= _RUN_DEPTH and _is_live(point.joinpath(*parts[:_RUN_DEPTH])):
+        if len(parts) >= _RUN_DEPTH and _is_live(point.joinpath(*parts[:_RUN_DEPTH]), live):
             return  # before anything else is asked: the size of a live file takes a read
         info = place.stat()
         if stat.S_ISDIR(info.st_mode):
-            yield from _below(place, len(parts), troubles)
+            yield from _below(place, len(parts), live, troubles)
         elif len(parts) > _RUN_DEPTH:
             yield _Output(place, info.st_size)
     except OSError as error:
         troubles.append(f"{place}: {error.strerror}")
 
 
-def _below(directory: Path, depth: int, troubles: list[str]) -> Iterator[_Output]:
+def _below(directory: Path, depth: int, live: set[Path], troubles: list[str]) -> Iterator[_Output]:
     try:
         with os.scandir(directory) as found:
             entries = sorted(found, key=lambda entry: entry.name)
         for entry in entries:
             path = Path(entry.path)
             if entry.is_dir(follow_symlinks=False):
-                if depth + 1 != _RUN_DEPTH or not _is_live(path):
-                    yield from _below(path, depth + 1, troubles)
+                if depth + 1 != _RUN_DEPTH or not _is_live(path, live):
+                    yield from _below(path, depth + 1, live, troubles)
             elif entry.is_file(follow_symlinks=False) and depth >= _RUN_DEPTH:  # above there are tables
                 yield _Output(path, path.stat().st_size)
     except OSError as error:
         troubles.append(f"{directory}: {error.strerror}")
 
 
-def _is_live(run: Path) -> bool:
-    return (run / ".rescale/status").read_text().strip() == "live"
+def _is_live(run: Path, live: set[Path]) -> bool:
+    if (run / ".rescale/status").read_text().strip() == "live":
+        live.add(run)
+    return run in live
 
 
 def _read(path: Path, advance: Callable[[int], None]) -> None:

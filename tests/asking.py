@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -18,6 +19,23 @@ GOOD = {"good": True}
 HTML = b"<html><h1>Bad Gateway</h1></html>"
 TRIES = 11  # one, and the ten retries
 LONG_S = 1000.0
+
+
+class Dripping:
+    """Sends so many bytes one by one, those of *told* over and over; each takes a second of *clock*."""
+
+    def __init__(self, clock: ManualClock, size: int, told: bytes = b" ") -> None:
+        self.sent = 0
+        self.script = (self._send,) * size
+        self._clock = clock
+        self._told = told
+
+    def _send(self, head: str) -> bytes:
+        time.sleep(0.01)  # so that they come one by one
+        self._clock.advance(1)
+        self.sent += 1
+        at = (self.sent - 1) % len(self._told)
+        return self._told[at : at + 1]
 
 
 @pytest.fixture

@@ -297,7 +297,6 @@ def test_a_dot_segment_is_never_sent(asking: ClientOf, at: float, dots: str) -> 
         calls: list[Callable[[], object]] = [
             lambda: client.act("stop", "J", dots, at),
             lambda: client.act("stop", dots, "1", at),
-            lambda: client.run("J", dots, at),
             lambda: client.contents(dots, 0, None, deadline_at=at),
             lambda: client.tail("J", "1", f"case/{dots}/x", deadline_at=at),
         ]

@@ -86,14 +86,20 @@ def test_status_tells_of_a_mount_that_died(mounted: Mounted, home: Path) -> None
 def test_a_mount_that_is_stopped_keeps_no_command_waiting(
     mounted: Mounted, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`status` says so after a while, another mount is refused, and it can be detached."""
+    """`status`, `refresh` and `warm` say so after a while, another mount is refused, and it can be detached."""
     assert mounted.process is not None
+    link = home / "link"
+    link.symlink_to(mounted.path.parent)
+    through = str(link / mounted.path.name / "jobs")
     mounted.process.send_signal(signal.SIGSTOP)
     try:
         monkeypatch.setattr(status_command, "ANSWER_S", 1.0)
         status = CliRunner().invoke(status_command.status_command, [str(mounted.jobs)])
         assert status.exit_code == 1
         assert status.stdout.splitlines() == [str(mounted.path), "  it does not answer (in 1 s): its log says more"]
+        for command, path in (("refresh", str(mounted.jobs)), ("refresh", through), ("warm", through)):
+            code, said = failure(rescalefs(home, command, path))
+            assert (code, said) == (1, f"{mounted.path} does not answer: its log says more")
         assert failure(rescalefs(home, "mount", str(mounted.path), **access(mounted.emulator)))[0] == 7
         lines_of(rescalefs(home, "umount", "--lazy", str(mounted.path)))
         assert system.mounted_type(mounted.path) is None
@@ -200,6 +206,8 @@ def test_the_doctor_names_what_is_missing(case: str, emulator: Emulator, home: P
     assert done.returncode == code, done.stdout
     assert wrong[0].split()[:2] == ["FAIL", name]
     assert remedy in wrong[0]
+    rest = [line.split()[:4] for line in wrong[1:]]
+    assert rest == ([["skip", "clock", "not", "checked:"]] if case == "no platform" else [])
     assert "wrong-secret" not in done.stdout + done.stderr
     assert "cache" in done.stdout.splitlines()[-1]
 
@@ -212,7 +220,9 @@ def test_warm_fetches_everything_once(run: Run, live: Run, mounted: Mounted, emu
     """Of final runs; what is still computed is not read. The second time nothing is asked for."""
     files = {name: data for name, data in FILES.items() if data}
     (said,) = lines_of(rescalefs(home, "warm", str(mounted.jobs)))
-    assert said == f"{len(FILES)} files, 5.1M"
+    left_out = "runs left out because they still compute: 1"
+    assert said == f"{len(FILES)} files, 5.1M; {left_out}"
+    assert lines_of(rescalefs(home, "warm", str(mounted.jobs / "LiveR/runs/1"))) == [f"0 files, 0B; {left_out}"]
     assert emulator.requests["contents"] >= len(files)
     assert emulator.bytes_sent["contents"] == sum(map(len, files.values()))
     assert emulator.requests["tail"] == 0

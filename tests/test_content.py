@@ -28,13 +28,14 @@ SMALL = hashlib.shake_128(b"small").digest(MIB + 17)
 
 
 class Source:
-    """Serves files from memory, with faults: `cut` bytes an answer, no ranges, wrong bytes, other sizes, gone."""
+    """Serves files from memory, with faults: `cut` bytes an answer, no ranges or sizes, wrong bytes, gone."""
 
     def __init__(self, **files: bytes) -> None:
         self.files = files
         self.asked: list[tuple[str, int, int | None]] = []
         self.cut: int | None = None
         self.has_ranges = True
+        self.has_sizes = True
         self.is_gone = False
         self.gate: threading.Event | None = None
 
@@ -46,7 +47,9 @@ class Source:
             raise NotFound("404")
         data = self.files[file_id]
         start = start if self.has_ranges else 0
-        return Stream(data, start, len(data) if not self.has_ranges else end, self.cut)
+        stream = Stream(data, start, len(data) if not self.has_ranges else end, self.cut)
+        stream.total = len(data) if self.has_sizes else None
+        return stream
 
 
 class Stream:
@@ -265,6 +268,26 @@ def test_another_size_that_nothing_confirms_stays_an_error(
     assert engine.size(file) == len(SMALL)
     with closing(engine.open(file)) as handle, pytest.raises(Corrupt, match="were listed"):
         handle.read(0, 10)
+
+
+@pytest.mark.parametrize("data", [SMALL, BIG], ids=["small", "big"])
+def test_a_body_of_no_told_size_tells_it_by_its_end(make: Make, data: bytes) -> None:
+    """If no checksum does: one that goes on is of another size, one that is cut right there might have gone on."""
+    source, file = Source(f=data + b"?"), remote("f", data, has_digest=False)
+    source.has_ranges = source.has_sizes = False
+    engine = make(source)
+
+    def end() -> bytes:
+        with closing(engine.open(file)) as handle:
+            return handle.read(len(data) - 10, 10)
+
+    with pytest.raises(Corrupt, match="were listed"):
+        end()
+    source.files["f"], source.cut = data, len(data)
+    with pytest.raises(Unavailable, match="was cut"):
+        end()
+    source.cut = None
+    assert end() == data[-10:]
 
 
 def test_verified_first_serves_no_byte_unverified(make: Make) -> None:

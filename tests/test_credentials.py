@@ -176,6 +176,9 @@ def test_a_bad_key_of_the_environment_is_told_without_it(tmp_path: Path, value: 
 GOOD_ORIGINS = [
     ("platform.rescale.com", DEFAULT_ORIGIN),
     ("HTTPS://Platform.Rescale.com/api/v2/?x#y", DEFAULT_ORIGIN),
+    ("https://platform.rescale.com//", DEFAULT_ORIGIN),
+    ("https://platform.rescale.com/api/v3", DEFAULT_ORIGIN),
+    ("platform.rescale.com/api", DEFAULT_ORIGIN),
     ("https://platform.rescale.com:8443/", "https://platform.rescale.com:8443"),
     ("http://localhost:8000", "http://localhost:8000"),
     ("http://127.0.0.2", "http://127.0.0.2"),
@@ -202,8 +205,19 @@ BAD_ORIGINS = [
 
 @pytest.mark.parametrize(("url", "origin"), GOOD_ORIGINS)
 def test_an_origin_is_scheme_host_and_port(tmp_path: Path, url: str, origin: str) -> None:
-    """Paths and queries are dropped; https is meant where nothing is said."""
+    """The API's own path and queries are dropped; https is meant where nothing is said."""
     assert find_account({"RESCALE_API_KEY": SECRET}, tmp_path, api_url=url).origin == origin
+
+
+@pytest.mark.parametrize(
+    "path", [f"/{SECRET}", "/api/v2/jobs/", "/rescale/api/v2", "/api/version", "//api/v2x", "/%2e"]
+)
+def test_an_address_with_a_path_is_refused(tmp_path: Path, path: str) -> None:
+    """It would be left out, so that another server is asked than is meant; the sentence says what to write."""
+    for begin in ("https://eu.rescale.com:8443", "eu.rescale.com:8443"):
+        with pytest.raises(CredentialError, match=r"write https://eu\.rescale\.com:8443$") as caught:
+            find_account({"RESCALE_API_KEY": "k"}, tmp_path, api_url=begin + path)
+        assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", BAD_ORIGINS)

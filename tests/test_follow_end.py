@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from rescalefs.ending import successor
-from rescalefs.errors import Stale
-from rescalefs.follow import Follower
-from rescalefs.tailing import LiveKey
+from rescalefs.errors import Stale, Unavailable
+from rescalefs.follow import Follower, LiveFile, LiveHandle
+from rescalefs.loader import Loader
+from tests.live_source import KEY, Source
 from tests.stack import DEADLINE_S, client_of, loader, paths
 
-KEY = LiveKey("LiveR", "1", "case/log")
 LOG = hashlib.shake_128(b"log").digest(700_000)
 
 
@@ -227,3 +227,67 @@ def test_a_log_is_read_once_whole_over_the_end(
         assert seen == written
         assert handle.read(0, 1000) == written
         handle.close()
+
+
+class Uploaded:
+    """A final file that counts how often it was let go of."""
+
+    size = 3
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        return b"log"[offset : offset + size]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def failing(tmp_path: Path, tails: Loader, find: Callable[[], Uploaded]) -> tuple[Source, Follower, LiveHandle]:
+    """An open file that fails at the next look, and what finds its final one."""
+    source, clock = Source(b"log"), ManualClock()
+    follower = Follower(source, tails, lambda: tmp_path, successor=lambda _key: find(), max_files=1, clock=clock.now)
+    handle = follower.open(KEY)
+    source.error = Unavailable("dead")
+    clock.advance(10)
+    return source, follower, handle
+
+
+def test_the_final_file_is_of_the_file_that_it_was_looked_for(tmp_path: Path) -> None:
+    """While it was looked for everybody left, the live file was forgotten, and somebody opened it anew."""
+    final, opened = Uploaded(), []
+
+    def find() -> Uploaded:
+        handle.close()
+        follower.file(KEY._replace(path="another"))
+        source.error = None
+        opened.append(follower.open(KEY))
+        source.error = Unavailable("dead")
+        return final
+
+    with loader() as tails:
+        source, follower, handle = failing(tmp_path, tails, find)
+        file = follower.file(KEY)
+        file.look()
+        assert len(opened) == 1
+    assert (file.ended, final.closed) == (None, 1)
+    assert follower.is_followed(KEY)
+
+
+def test_a_final_file_that_was_let_go_of_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one who had the live file open closes it while the next one opens it."""
+    final, look = Uploaded(), LiveFile.look
+
+    def look_and_leave(file: LiveFile) -> None:
+        look(file)
+        monkeypatch.undo()
+        handle.close()
+
+    with loader() as tails:
+        _, follower, handle = failing(tmp_path, tails, lambda: final)
+        monkeypatch.setattr(LiveFile, "look", look_and_leave)
+        with pytest.raises(Unavailable):
+            follower.open(KEY)
+    assert final.closed == 1
+    assert not follower.is_followed(KEY)

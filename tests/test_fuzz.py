@@ -41,7 +41,7 @@ from tests.stack import KEY, transport_to
 MEANT = set(ERRNO.values())
 MAX_STEPS = 400
 FILES = {"a/b.txt": b"hello", "a/c": b"more" * 300, "log": b"Time = 1\n" * 10, "big": b"B" * 100_000}
-ENDPOINTS = ["jobs", "job", "statuses", "runs", "run", "run_files", "directory_contents", "act"]
+ENDPOINTS = ["jobs", "job", "statuses", "runs", "run_files", "directory_contents", "act"]
 
 
 def fuzz_world() -> World:
@@ -352,7 +352,6 @@ PATHS = {
     "job": r"^jobs/\w+/$",
     "statuses": "statuses",
     "runs": r"runs/\?",
-    "run": r"runs/",
     "run_files": "/files/",
     "directory_contents": "directory-contents",
 }

@@ -44,6 +44,7 @@ ROWS = [
     {
         "breaker",
         "budget",
+        "connections",
         "kept",
         "kernel",
         "known",

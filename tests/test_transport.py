@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 from collections.abc import Callable
 from contextlib import closing
 from email.utils import formatdate
@@ -25,7 +24,7 @@ from rescalefs.errors import (
     RescaleError,
     Unavailable,
 )
-from tests.asking import GOOD, HTML, LONG_S, OK, TRIES
+from tests.asking import GOOD, HTML, LONG_S, OK, TRIES, Dripping
 from tests.raw_server import READ, RESET, STALL, RawServer, Script, header, reply
 from tests.stack import KEY, transport_to
 
@@ -206,21 +205,6 @@ def test_a_body_that_drips_is_left_at_the_deadline(ask: Callable[..., Any], cloc
         assert server.connections == 1
 
 
-class Dripping:
-    """Sends a body byte by byte, so many bytes; each takes a second of *clock*."""
-
-    def __init__(self, clock: ManualClock, size: int) -> None:
-        self.sent = 0
-        self.script = (self._send,) * size
-        self._clock = clock
-
-    def _send(self, head: str) -> bytes:
-        time.sleep(0.01)  # so that they come one by one
-        self._clock.advance(1)
-        self.sent += 1
-        return b" "
-
-
 @pytest.mark.parametrize("status", [302, 404, 503])
 def test_no_answer_that_drips_is_read_to_its_end(ask: Callable[..., Any], clock: ManualClock, status: int) -> None:
     """Nor what stands in a redirection or in an error, which is left at the deadline too."""
@@ -397,4 +381,3 @@ def test_a_throttled_post_stops_all(clock: ManualClock) -> None:
             transport.post("e", "scope", "x/", begun + 500)
         assert transport.json("e", "other", "x/", begun + 500) == GOOD
         assert clock.now() == pytest.approx(begun + 20)
-        assert transport.throttled_s == pytest.approx(20)

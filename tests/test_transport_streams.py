@@ -120,9 +120,48 @@ def test_another_range_than_asked_is_corrupt(text: str) -> None:
         stream(server, 5, 15)
 
 
+def test_more_than_its_range_is_not_read() -> None:
+    """Bytes of a 206 beyond its Content-Range are nobody's, however long the body is."""
+    length = serve(5, 15, Content_Range="bytes 5-9/2048")
+    chunks = b"HTTP/1.1 206 OK\r\nContent-Range: bytes 5-9/2048\r\nTransfer-Encoding: chunked\r\n\r\na\r\n" + BODY[5:15]
+    for answer in (length, chunks + b"\r\n0\r\n\r\n"):
+        with RawServer(answer) as server:
+            assert stream(server, 5, 15) == (5, len(BODY), BODY[5:10])
+
+
+def test_a_range_that_was_read_leaves_its_connection_for_what_comes() -> None:
+    """The last chunk of a 206 has no bytes, and is read all the same."""
+    head = b"HTTP/1.1 206 OK\r\nContent-Range: bytes 5-9/2048\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n"
+    clock = ManualClock()
+    answer = head + BODY[5:10] + b"\r\n0\r\n\r\n"
+    with (
+        RawServer((READ, answer, READ, answer)) as server,
+        closing(transport_to(server.origin, clock)) as transport,
+    ):
+        for _ in range(2):
+            assert read(transport.stream("e", "scope", "x/", clock.now() + LONG_S, start=5, end=15)) == BODY[5:10]
+        assert server.connections == 1
+
+
+def test_less_than_its_range_is_cut() -> None:
+    """Where nothing but its Content-Range tells how long a 206 is."""
+    with RawServer(b"HTTP/1.1 206 OK\r\nContent-Range: bytes 5-14/2048\r\n\r\n" + BODY[5:10]) as server:
+        with pytest.raises(Unavailable, match="was cut"):
+            stream(server, 5, 15)
+        assert server.connections == 1
+
+
 def test_a_206_to_a_whole_file_must_begin_at_its_begin() -> None:
     """An unasked part is not taken for the whole."""
     with RawServer(serve(5, 15)) as server, pytest.raises(Corrupt):
+        stream(server)
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "chunked ", "identity", "chunked, chunked"])
+def test_a_body_in_another_form_is_not_the_file(coding: str) -> None:
+    """What http.client does not take for chunks it gives as it comes, lengths of chunks and all."""
+    head = f"HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\nConnection: close\r\n\r\n".encode()
+    with RawServer(head + b"5\r\nhello\r\n0\r\n\r\n") as server, pytest.raises(Corrupt, match="form"):
         stream(server)
 
 

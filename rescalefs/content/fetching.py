@@ -268,6 +268,8 @@ class Fetcher:
             if count == 0:
                 break
             filled += count
+            if fetch.position + filled == content.size and not _has_end(content, stream):
+                return 0
             done = filled if fetch.position + filled == fetch.end else filled - filled % BLOCK_BYTES
             if done:
                 try:
@@ -304,6 +306,8 @@ class Fetcher:
                 with contextlib.suppress(Unavailable):
                     while have < content.size and (count := stream.readinto(data[have:])):
                         have += count
+                if have == content.size and not _has_end(content, stream):
+                    have = 0
             finally:
                 stream.close()
             futile = 0 if have > before else futile + 1
@@ -359,6 +363,23 @@ class Fetcher:
                     wait.happened.set()
         if check is not None and start <= check.at < end:
             self._go_on(check)
+
+
+def _has_end(content: Content, stream: ContentStream) -> bool:
+    """Tell whether a body that has brought the last byte listed ends there, if nothing else tells; False if it was cut.
+
+    Raises:
+        Corrupt: it goes on.
+    """
+    if stream.total is not None or content.file.digest is not None:
+        return True
+    try:
+        is_longer = stream.readinto(memoryview(bytearray(1))) > 0
+    except Unavailable:
+        return False
+    if is_longer:
+        raise Corrupt(f"{_name(content)} has more bytes than the {content.size} that were listed")
+    return True
 
 
 def _name(content: Content) -> str:
