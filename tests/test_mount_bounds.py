@@ -113,6 +113,22 @@ def test_more_live_files_than_descriptors(world: World, emulator: Emulator, moun
     assert " ERROR " not in mounted.log
 
 
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")
+def test_more_segments_than_descriptors(world: World, emulator: Emulator, mount_of: Mounting) -> None:
+    """What the cache keeps open leaves room for connections, where the process may open few files."""
+    files = {f"f{number:03}": b"%d" % number for number in range(300)}
+    world.add_job("AbCdE").add_run(finished=True, files=files)
+    live = world.add_job("LiveR").add_run(live={"log": b""})
+    mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
+    mounted.unmount()
+    mounted.command = ["prlimit", "--nofile=256:256", *mounted.command]
+    mounted.mount()
+    assert sh("cat *", mounted.jobs / "AbCdE/runs/1").encode() == b"".join(files.values())
+    sh("echo 1 > stop", mounted.top(live))  # over a connection of its own
+    assert state_of(mounted)["descriptors"] < 150
+    assert " WARNING " not in mounted.log
+
+
 def test_a_large_live_file_takes_disk_and_no_memory(world: World, emulator: Emulator, mount_of: Mounting) -> None:
     """Read whole, and followed by its last lines: 64 MB of text leave the process as small as it was."""
     log = world.add_job("LiveR").add_run(live={"log": b"", "other": b"Time = 0\n"}).live["log"]
