@@ -33,7 +33,7 @@ from rescalefs.content.verify import Check, FirstSums, Unread, Verifier
 from rescalefs.content.window import FAST_BYTES, Cursor
 from rescalefs.errors import Corrupt, DeadlineExceeded, RescaleError, Unavailable
 from rescalefs.models import RemoteFile
-from rescalefs.timing import Clock, patience_s
+from rescalefs.timing import Clock, begin_anew, patience_s
 
 log = logging.getLogger(__name__)
 
@@ -286,7 +286,7 @@ class ContentEngine:
             if not self._store.has_all(content.identity, check.at, content.size):
                 return
             self._verifier.go_on(check, 0, content.size)
-            is_idle = check.idle.wait(patience_s(self._deadline_s))
+            is_idle = check.wait(self._deadline_s)
             if self._is_closed:
                 raise Unavailable("the mount is closing")
             if not is_idle:
@@ -308,6 +308,7 @@ class ContentEngine:
                 cursor.position = run[0]
                 block = memoryview(bytearray(min(BLOCK_BYTES, content.size - run[0])))
                 self._wait_for(content, cursor, run[0], block)
+                begin_anew(self._deadline_s)  # it comes
             self._wait_for_verdict(content)
             if not self._must_be_verified(content) or content.mismatches != mismatches:
                 return

@@ -12,11 +12,13 @@ import hashlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from rescalefs.content.segment import BLOCK_BYTES, NO_SUM, SUM_BYTES
 from rescalefs.content.store import Store
 from rescalefs.models import Digest
+from rescalefs.timing import LOOK_S, begin_anew, patience_s
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,21 @@ class Check:
         self.is_begun = False  # it was looked whether the content is marked as verified
         self.sums = hashlib.new(digest.algorithm)
         self.is_queued = False
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until nothing that is here is to be looked at; False if for *seconds* no piece of it was.
+
+        A huge file may take minutes. Its reader waits all the same, unless he is killed: all that he asks for is here.
+        """
+        at, moved_at, wait_s = self.at, float("-inf"), patience_s(seconds)
+        while not self.idle.wait(wait_s):
+            if self.at != at:
+                at, moved_at = self.at, time.monotonic()
+            left_s = moved_at + seconds - time.monotonic()
+            if left_s <= 0 or not begin_anew(left_s):
+                return False
+            wait_s = min(left_s, LOOK_S)
+        return True
 
     def conclude(self) -> None:
         """Compare the sums with the checksum and tell who asked for it."""
