@@ -113,6 +113,24 @@ def test_more_live_files_than_descriptors(world: World, emulator: Emulator, moun
     assert " ERROR " not in mounted.log
 
 
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")
+def test_more_cached_files_than_descriptors(world: World, emulator: Emulator, mount_of: Mounting) -> None:
+    """Files are read and kept that are more than the process may open: there is always one left for a socket."""
+    files = {f"f{number:03}": b"%d" % number for number in range(300)}
+    world.add_job("AbCdE").add_run(finished=True, files=files)
+    mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
+    mounted.unmount()
+    mounted.command = ["prlimit", "--nofile=128:128", *mounted.command]
+    mounted.mount()
+    top = mounted.jobs / "AbCdE/runs/1"
+    for _ in range(2):
+        assert {name: (top / name).read_bytes() for name in files} == files
+    assert state_of(mounted)["descriptors"] < 128
+    assert emulator.requests["contents"] == len(files)
+    assert " ERROR " not in mounted.log
+    assert " WARNING " not in mounted.log
+
+
 def test_a_large_live_file_takes_disk_and_no_memory(world: World, emulator: Emulator, mount_of: Mounting) -> None:
     """Read whole, and followed by its last lines: 64 MB of text leave the process as small as it was."""
     log = world.add_job("LiveR").add_run(live={"log": b"", "other": b"Time = 0\n"}).live["log"]
