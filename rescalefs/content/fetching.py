@@ -61,7 +61,7 @@ class Fetcher:
         source: ContentSource,
         store: Store,
         streams: Streams,
-        go_on: Callable[[Check], None],
+        go_on: Callable[[Check, int, int], None],
         on_change: Callable[[Content, int], None],
         on_other_size: Callable[[Content, int], None],
         *,
@@ -347,8 +347,6 @@ class Fetcher:
                 self._on_change(content, mismatches)
             if fetch.is_unwanted:
                 return
-        with content.lock:
-            content.begun += 1
         self._store.write(content.identity, start, data, content.size)
         if is_verified:
             self._store.disk.mark_verified(content.identity, content.size)
@@ -361,8 +359,8 @@ class Fetcher:
             for wait in content.waits:
                 if wait.start < end and start < wait.end and end >= min(wait.end, fetch.end):
                     wait.happened.set()
-        if check is not None and start <= check.at < end:
-            self._go_on(check)
+        if check is not None:
+            self._go_on(check, start, end)
 
 
 def _has_end(content: Content, stream: ContentStream) -> bool:
