@@ -201,7 +201,7 @@ def test_the_order_of_use_outlives_the_process(tmp_path: Path) -> None:
 def test_what_lies_around_in_the_directory_is_counted_and_goes(start: Open, tmp_path: Path) -> None:
     """Files that are no segments take room like others and are the first to go, being the oldest."""
     (tmp_path / "v2/ab").mkdir(parents=True)
-    for strange in ("ab/x", "ab/no.number", f"ab/{'ab' * 20}.99999"):
+    for strange in ("ab/x", "ab/no.number", "ab/x.²", f"ab/{'ab' * 20}.99999"):
         (tmp_path / "v2" / strange).write_bytes(bytes(BLOCK_BYTES))
         os.utime(tmp_path / "v2" / strange, (1, 1))
     cache = start(4 * ONE)

@@ -344,7 +344,7 @@ class DiskCache:
 
     def _remove(self, name: str) -> None:
         identity, _, number = name.partition("/")[2].rpartition(".")
-        segment = self._opened.pop((identity, int(number)), None) if number.isdigit() else None
+        segment = self._opened.pop((identity, int(number)), None) if number.isdecimal() else None
         if segment is not None:
             segment.is_evicted = True
         with contextlib.suppress(OSError):
