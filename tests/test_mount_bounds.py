@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,46 +35,24 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def state_of(mounted: Mounted) -> dict[str, int]:
-    """What a mount tells of itself when it gets SIGUSR1."""
-    assert mounted.process is not None
-    before = len(mounted.log)
-    mounted.process.send_signal(signal.SIGUSR1)
-    wait_for(lambda: "SIGUSR1: end\n" in mounted.log[before:], END_S, lambda: "no dump")
-    text = mounted.log[before:]
-    process = re.search(r"process \d+: (\d+) threads, (\d+) descriptors, (\d+) MiB", text)
-    files, directories = (re.search(rf"open\.{kind} (\d+)", text) for kind in ("files", "directories"))
-    assert process is not None
-    assert files is not None
-    assert directories is not None
-    threads, descriptors, mib = map(int, process.groups())
-    return {
-        "threads": threads,
-        "descriptors": descriptors,
-        "MiB": mib,
-        "files": int(files[1]),
-        "directories": int(directories[1]),
-    }
-
-
 def open_and_close(world: World, emulator: Emulator, mounted: Mounted, count: int) -> None:
     """Have that many files open at a time, read of each, close them, and again."""
     files = {f"d{number % 10}/f{number}": b"%06d" % number * 20 for number in range(count)}
     world.add_job("AbCdE").add_run(finished=True, files=files)
     top = mounted.jobs / "AbCdE/runs/1"
-    before, after = state_of(mounted), {}
+    before, after = mounted.state(), {}
     for _ in range(3):
         with ExitStack() as stack:
             for name, data in files.items():
                 file = stack.enter_context(open(top / name, "rb", buffering=0))
                 assert file.read(12) == data[:12]
-            during = state_of(mounted)
+            during = mounted.state()
             assert during["files"] == count
             assert during["descriptors"] <= MOST_DESCRIPTORS
             assert during["threads"] <= MOST_THREADS
         sh("ls -lR > /dev/null", top)
-        wait_for(lambda: state_of(mounted)["files"] == 0, END_S, lambda: str(state_of(mounted)))
-        now = state_of(mounted)
+        wait_for(lambda: mounted.state()["files"] == 0, END_S, lambda: str(mounted.state()))
+        now = mounted.state()
         assert now["directories"] == 0
         if after:
             assert now["descriptors"] <= after["descriptors"] + 10
@@ -109,7 +85,7 @@ def test_more_live_files_than_descriptors(world: World, emulator: Emulator, moun
     mounted.mount()
     top = mounted.jobs / "LiveR/runs/1"
     assert {name: os.stat(top / name).st_size for name in files} == {name: len(data) for name, data in files.items()}
-    assert state_of(mounted)["descriptors"] < 256
+    assert mounted.state()["descriptors"] < 256
     assert " ERROR " not in mounted.log
 
 
@@ -119,7 +95,7 @@ def test_a_large_live_file_takes_disk_and_no_memory(world: World, emulator: Emul
     mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
     top = mounted.jobs / "LiveR/runs/1"
     assert (top / "other").read_bytes() == b"Time = 0\n"
-    before = state_of(mounted)["MiB"]
+    before = mounted.state()["MiB"]
     log.replace(b"".join(b"%063d\n" % number for number in range(1 << 20)))
     assert sh("wc -c < log", top) == f"{64 << 20}\n"
     for number in range(3):
@@ -128,4 +104,4 @@ def test_a_large_live_file_takes_disk_and_no_memory(world: World, emulator: Emul
         wait_for(lambda shown=shown: sh("tail -n 1 log", top).encode().startswith(shown), END_S, lambda: "not seen")  # type: ignore[misc]
     stats = (mounted.path / ".rescale/stats").read_text()
     assert "live.joins 2" in stats
-    assert state_of(mounted)["MiB"] <= before + 24
+    assert mounted.state()["MiB"] <= before + 24
