@@ -31,7 +31,7 @@ from tests.conftest import Mounted
 
 # What is waited for ends within milliseconds; who waits so long has found something that never ends.
 END_S = 20.0
-# Of a mount that nobody uses: pools and what libfuse keeps; kept connections, open segments, spools for who looks again.
+# Of a mount that nobody uses: pools, what libfuse keeps; kept connections, open segments, spools for who looks again.
 _MOST_THREADS = 120
 _MOST_DESCRIPTORS = 300
 
