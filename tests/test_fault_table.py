@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from tests import fault_table
 from tests.fault_table import DEADLINE_S, Outcome, outcomes
 from tests.faults import BIG_CAT, FAULTS, Fault
 
@@ -55,6 +56,14 @@ def test_a_fault_is_named_in_the_log(fault: Fault, seen: Outcome) -> None:
 def test_after_a_fault_all_is_well(seen: Outcome) -> None:
     """The next read, after the fault, gives right data."""
     assert seen.has_recovered, "\n".join(seen.log)
+
+
+def test_the_table_is_printed(binding: str) -> None:
+    """A line for each row and binding, below one that says what stands in it."""
+    head, *lines = fault_table.lines()
+    assert head.split() == ["fault", "operation", "binding", "errno", "bound", "took", "wrong", "recovered"]
+    assert sum(f" {binding} " in line for line in lines) == len(FAULTS)
+    assert all(re.search(r" (none|E[A-Z]+) +\d+ +s +\d+\.\d s +\d+ yes$", line) for line in lines)
 
 
 def fault_name(fault: Fault) -> str:
