@@ -144,6 +144,15 @@ def test_no_answer_for_bytes_within_data_deadline_gives_etimedout(
     assert path.read_bytes() == data
 
 
+def test_without_options_the_deadlines_are_15_s_for_names_and_60_s_for_bytes(mounted: Mounted) -> None:
+    """(That those that are set are kept to, the two tests above show.)"""
+    lines = (mounted.path / ".rescale/config").read_text().splitlines()
+
+    told = dict(line.split(maxsplit=1) for line in lines)
+    assert not {"--metadata-deadline", "--data-deadline"} & {*mounted.command, *mounted.args}
+    assert (float(told["metadata_deadline_s"]), float(told["data_deadline_s"])) == (15, 60)
+
+
 def test_a_failure_of_rescale_gives_eio(run: Run, outputs: Path, emulator: Emulator) -> None:
     """No HTTP status that it could answer, and nothing that is no answer, is taken for data or for nothing."""
     run.add_file("file", distinct(run.job.id, 1000))
