@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from tests.conftest import END_S, Mounted, wait_for
-from tests.tools import sh
+from tests.tools import distinct, sh
 
 pytestmark = pytest.mark.mount
 Mounting = Callable[..., Mounted]
@@ -72,6 +75,42 @@ def test_many_open_files_give_back_what_they_took(world: World, emulator: Emulat
 def test_2000_open_files_give_back_what_they_took(world: World, emulator: Emulator, mount_of: Mounting) -> None:
     """2,000 files open at a time: descriptors and threads are bounded, and back when they are closed."""
     open_and_close(world, emulator, mount_of(emulator, RESCALEFS_BUDGET="off"), 2000)
+
+
+FORKS = """
+import hashlib, os, sys
+file, (heard, said) = os.open(sys.argv[1], os.O_RDONLY), os.pipe()
+sum = hashlib.sha256(os.read(file, 100_000))
+if (child := os.fork()) == 0:
+    os.close(said)
+    assert os.read(heard, 1) == b""  # the parent has closed
+    while data := os.read(file, 100_000):
+        sum.update(data)
+    print(sum.hexdigest(), flush=True)
+    sys.stdin.read()
+    os._exit(0)
+os.close(file)
+os.close(said)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_file_that_a_fork_shares_is_open_until_the_last_has_closed_it(
+    world: World, emulator: Emulator, mount_of: Mounting
+) -> None:
+    """The child reads on where its parent was, after that has closed the file; then nothing is left of it."""
+    data = distinct("forks", 9 << 20)
+    run = world.add_job("AbCdE").add_run(finished=True, files={"file": data})
+    mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
+    command, pipe = [sys.executable, "-c", FORKS, mounted.top(run) / "file"], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as forking:
+        assert forking.stdout is not None
+        assert forking.stdin is not None
+        assert forking.stdout.readline() == f"{hashlib.sha256(data).hexdigest()}\n"
+        assert mounted.state()["files"] == 1
+        forking.stdin.close()
+        assert forking.wait(END_S) == 0
+    wait_for(lambda: mounted.state()["files"] == 0, END_S, lambda: str(mounted.state()))
 
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")

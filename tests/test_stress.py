@@ -193,7 +193,8 @@ def stress(mount_of: Callable[..., Mounted], seconds: float, seed: int) -> dict[
         wait_for(lambda: mounted.state()["files"] == 0, 30, lambda: f"open: {mounted.state()}")
         left = mounted.state()
         print(f"left: {left}")
-        assert (left["files"], left["directories"]) == (0, 0)
+        assert (left["files"], left["directories"], left["operations"]) == (0, 0, 0)
+        assert (mounted.path / ".rescale/transfers").read_text() == ""
         assert left["threads"] <= MAX_THREADS_LEFT
         assert left["descriptors"] <= MAX_DESCRIPTORS_LEFT
         seen["usages"] = trouble.usages
