@@ -39,6 +39,7 @@ class Fetch:
         self.position = start
         self.cursor = cursor
         self.is_unwanted = False
+        self.cut = ""  # why its last transfer ended; of its own thread
         self.job = Job(is_urgent=is_urgent)
         self.turn = Turn(Priority.READ if is_urgent else Priority.AHEAD)  # of its requests
 
