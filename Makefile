@@ -7,12 +7,13 @@ export PYTHON ?=
 # `no` leaves the machine's own packages alone: no apt, no sudo, the tests take the FUSE libraries they find.
 export SYSTEM_PACKAGES ?= yes
 # Test processes side by side, a file of tests in one of them; they wait for mounts and for time more than they compute.
+# In the order of their names, because the files of many tests, which xdist would begin with, are not the long ones.
 WORKERS ?= 4
 # More arguments for `rescalefs demo` or pytest, e.g. make demo ARGS=--tour-only, make test ARGS="-k names".
 ARGS ?=
 
 BIN = $(VENV)/bin
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SETUP = @sh .ci/setup.sh
 
 .DEFAULT_GOAL := help

@@ -24,7 +24,7 @@ from typing import Protocol
 
 from cachetools import LRUCache
 
-from rescalefs.errors import RescaleError, Stale
+from rescalefs.errors import KeyRefused, Offline, RescaleError, Stale
 from rescalefs.loader import Loader
 from rescalefs.patience import Patience
 from rescalefs.spool import PIECE_BYTES, Spool
@@ -291,7 +291,9 @@ class Follower:
             file.failed_at = began
             if self._has_ended(file):
                 return
-            level = logging.WARNING if file.failures == 1 else logging.INFO
+            # Who waits for a first sight is told himself; of no network and of a refused key others have told.
+            is_told = file.known is None or isinstance(error, Offline | KeyRefused)
+            level = logging.INFO if is_told or file.failures > 1 else logging.WARNING
             key = file.key
             log.log(level, "live file %s of run %s of job %s: %s", key.path, key.run_id, key.job_id, error)
             raise

@@ -17,12 +17,9 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from rescalefs.errors import DeadlineExceeded, Unavailable
-from rescalefs.timing import begin_anew, patience_s
+from rescalefs.timing import LOOK_S, begin_anew, patience_s
 
 T = TypeVar("T")
-
-# How soon who waits for longer than usual is asked whether he still does.
-LOOK_S = 0.5
 
 
 class Flight(Future[T]):

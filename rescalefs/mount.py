@@ -26,7 +26,7 @@ from rescalefs.budget import Budget, rates
 from rescalefs.catalog import Catalog
 from rescalefs.client import Client
 from rescalefs.config import Settings
-from rescalefs.content.cache import DiskCache
+from rescalefs.content.cache import MAX_OPEN, DiskCache
 from rescalefs.content.engine import ContentEngine
 from rescalefs.control import Controls
 from rescalefs.credentials import Account
@@ -60,8 +60,8 @@ SWEEP_THREADS = 2
 LIVE_SHARE = 0.25
 # Where the data deadline is short, stalls are noticed in this part of it: the new request needs time, too.
 STALL_SHARE = 0.25
-# Each of them has a descriptor: they may take one in so many of those that the process may have.
-_LIVE_DESCRIPTORS = 4
+# Live files and segments of the cache have a descriptor each: one in so many of those that the process may have.
+_DESCRIPTOR_SHARE = 4
 # Where listings are kept, in the cache directory.
 LISTINGS = "listings"
 # How long a parent waits for the mount to answer before it gives up: the kernel needs milliseconds.
@@ -149,8 +149,9 @@ class Mount:
             clock=clock,
             wall_clock=wall_clock,
         )
+        descriptors = raise_descriptor_limit() // _DESCRIPTOR_SHARE
         self._engine = ContentEngine(
-            DiskCache(settings.cache_directory, settings.cache_bytes, clock=clock),
+            DiskCache(settings.cache_directory, settings.cache_bytes, max_open=min(MAX_OPEN, descriptors), clock=clock),
             self._client,
             account=name,
             deadline_s=settings.data_deadline_s,
@@ -165,7 +166,7 @@ class Mount:
             successor=successor(catalog, self._engine),
             max_bytes=settings.cache_bytes * LIVE_SHARE,
             deadline_s=deadline_s,
-            max_files=min(MAX_FILES, raise_descriptor_limit() // _LIVE_DESCRIPTORS),
+            max_files=min(MAX_FILES, descriptors),
             clock=clock,
             wall_clock_ns=wall_clock_ns,
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from rescalefs.control import ActKey, Controls, check_payload
-from rescalefs.errors import NotFound, ReadOnly
+from rescalefs.errors import BadCommand, NotFound, ReadOnly
 
 # A directory is for everybody to read, and nobody to write.
 DIRECTORY_MODE = stat.S_IFDIR | 0o555
@@ -275,9 +275,17 @@ class _CommandHandle(_TextHandle):
     def __init__(self, text: bytes, command: Callable[[bytes], None]) -> None:
         super().__init__(text)
         self._command = command
+        self._is_spoilt = False
 
     def write(self, data: bytes) -> None:
-        self._command(data)
+        # Who has written something else means no command: a countdown, or a log, may have a line that is one.
+        if self._is_spoilt:
+            raise BadCommand("something else was written before: open the file anew")
+        try:
+            self._command(data)
+        except BadCommand:
+            self._is_spoilt = True
+            raise
 
 
 class Command(File):

@@ -69,8 +69,9 @@ _LEVELS: Mapping[type[BaseException], int] = {
     errors.RescaleError: logging.ERROR,
 }
 
-# Reads that may wait at once; more of them are refused after a wait, so that threads are left for everything else.
-MAX_PARKED_READS = 512
+# Reads that may wait at once; more of them are refused after a wait, so that threads are left for everything else. Each
+# takes 33 KiB while it waits.
+MAX_PARKED_READS = 1024
 # Nodes whose last opened content is remembered, for the page cache rule.
 _MAX_OPENED = 100_000
 XATTR_PREFIX = "user.rescale."

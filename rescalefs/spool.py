@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from rescalefs.errors import Unavailable
 from rescalefs.joining import ODD_BYTES
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Spool:
 
     def __init__(self, directory: Path) -> None:
         self.size = 0
+        self.is_lost = False
         self.lines = 0  # newlines in it
         self.is_text = True  # no NUL so far: as good as surely a log, and not a format that rewrites its head
         self.is_plain = True  # nor anything else that makes lines of text another thing than what is between newlines
@@ -77,7 +79,7 @@ class Spool:
                 while data:
                     count = os.pwrite(file.fileno(), data, offset)
                     data, offset = data[count:], offset + count
-        except OSError:
+        except (OSError, Unavailable):
             file.close()
             raise
         self._file = file
@@ -89,8 +91,16 @@ class Spool:
         return file
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return bytes [offset, offset + size), fewer at the end."""
-        return os.pread(self._file.fileno(), max(0, min(size, self.size - offset)), offset)
+        """Return bytes [offset, offset + size), fewer at the end.
+
+        Raises:
+            Unavailable: the disk does not give them back; the spool is lost from then on.
+        """
+        try:
+            return os.pread(self._file.fileno(), max(0, min(size, self.size - offset)), offset)
+        except OSError as error:
+            self.is_lost = True
+            raise Unavailable(f"what is known of a live file cannot be read from disk: {error.strerror}") from None
 
     def starts_like(self, offset: int, data: memoryview) -> int:
         """Return how many of the first bytes of *data* equal the spool's from *offset* on."""
@@ -121,7 +131,7 @@ class Spool:
         try:
             for offset in range(0, size, PIECE_BYTES):
                 new.append(memoryview(self.read(offset, min(PIECE_BYTES, size - offset))))
-        except OSError:
+        except (OSError, Unavailable):
             new.close()
             raise
         return new

@@ -161,6 +161,8 @@ class Tailer:
             RescaleError: it cannot be read, or not to its end.
         """
         self.counts["looks"] += 1
+        if tailed.spool is not None and tailed.spool.is_lost:
+            tailed.spool = None  # as if the file had been replaced: what was served cannot be compared any more
         now, before = self._clock(), tailed.spool
         lines = 0 if before is None else before.lines
         tailed.untold = 0

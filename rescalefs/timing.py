@@ -13,6 +13,8 @@ from datetime import datetime, timezone
 from rescalefs.errors import DeadlineExceeded
 
 Clock = Callable[[], float]
+# How soon who waits for longer than usual is asked whether he still does.
+LOOK_S = 0.5
 # When the callback that this thread serves must have its answer, and whether that may be put off.
 _ends_at: ContextVar[tuple[float, Callable[[], bool]]] = ContextVar("ends_at", default=(float("inf"), lambda: True))
 

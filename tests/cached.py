@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rescalefs.content.cache import DiskCache
+from rescalefs.content.cache import MAX_OPEN, DiskCache
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, SEGMENT_BYTES
 
 LIMIT = 1 << 30
@@ -59,8 +59,10 @@ SMALL = [Made(number, BLOCK_BYTES) for number in range(10)]
 Open = Callable[..., DiskCache]
 
 
-def opened(root: Path, limit_bytes: int = LIMIT, clock: Callable[[], float] = lambda: 1e6) -> DiskCache:
-    cache = DiskCache(root, limit_bytes, min_free_bytes=0, clock=clock)
+def opened(
+    root: Path, limit_bytes: int = LIMIT, clock: Callable[[], float] = lambda: 1e6, max_open: int = MAX_OPEN
+) -> DiskCache:
+    cache = DiskCache(root, limit_bytes, min_free_bytes=0, max_open=max_open, clock=clock)
     cache.start()
     return cache
 

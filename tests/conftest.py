@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,23 @@ class Mounted:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(END_S)
+
+    def state(self) -> dict[str, int]:
+        """Have the process say by SIGUSR1 what it has: threads, descriptors, MiB, and what the kernel asks of it."""
+        assert self.process is not None
+        before = len(self.log)
+        self.process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: "SIGUSR1: end\n" in self.log[before:], END_S, lambda: "no dump")
+        text = self.log[before:]
+        found = re.search(r"process \d+: (\d+) threads, (\d+) descriptors, (\d+) MiB", text)
+        opened = [re.search(rf"open\.{kind} (\d+)", text) for kind in ("files", "directories")]
+        assert found is not None
+        numbers = [*found.groups(), *(each[1] for each in opened if each is not None)]
+        names = ("threads", "descriptors", "MiB", "files", "directories")
+        return {
+            **dict(zip(names, map(int, numbers), strict=True)),
+            "operations": text.count("SIGUSR1: operation "),
+        }
 
     def clean_up(self) -> None:
         """Leave nothing behind, whatever state the mount is in; never wait for ever."""

@@ -31,6 +31,9 @@ from tests.conftest import Mounted
 
 # What is waited for ends within milliseconds; who waits so long has found something that never ends.
 END_S = 20.0
+# Of a mount that nobody uses: pools, what libfuse keeps; kept connections, open segments, spools for who looks again.
+_MOST_THREADS = 120
+_MOST_DESCRIPTORS = 300
 
 
 class Driver(Protocol):
@@ -271,6 +274,10 @@ class ThroughKernel:
         self._mounted = mounted
         self.cache = mounted.cache
         self.cache_bytes = cache_bytes
+        self._left = self._temporary()
+
+    def _temporary(self) -> set[Path]:
+        return {path for pattern in (".new.*", "tmp*") for path in self.cache.rglob(pattern)}
 
     def _path(self, path: str) -> str:
         return f"{self._mounted.path}{path}"
@@ -341,6 +348,7 @@ class ThroughKernel:
         if is_crash:
             mounted.process.kill()
             mounted.process.wait()
+            self._left |= self._temporary()  # a later mount removes what this one was writing
         else:
             assert mounted.unmount() == 0
         mounted.clean_up()
@@ -357,10 +365,12 @@ class ThroughKernel:
         return sum(path.stat().st_size for path in (self.cache / "v2").glob("*/*"))
 
     def finish(self) -> None:
-        """See that the process has let go of everything that was opened."""
+        """See that nothing stays in the process that the kernel asked for: no handle, no operation, no request."""
         self.settle()
-        _wait_until(lambda: not self._held(), lambda: f"descriptors: {self._held()}")
-
-    def _held(self) -> list[str]:
-        """Return the sockets under way; spools may be kept for who looks again."""
-        return [] if not self._mounted.emulator.under_way else ["requests"]
+        held = ("files", "directories", "operations")  # the kernel tells of the end of a handle when it comes to it
+        _wait_until(lambda: not any(self._mounted.state()[each] for each in held), self._mounted.state)
+        state = self._mounted.state()
+        assert state["threads"] <= _MOST_THREADS, state
+        assert state["descriptors"] <= _MOST_DESCRIPTORS, state
+        temporary = self._temporary() - self._left
+        assert not temporary, f"temporary files are left: {temporary}"

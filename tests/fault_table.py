@@ -174,7 +174,8 @@ def _read(fault: Fault, top: Path) -> tuple[int, int]:
     return code, wrong + abs(missing_bytes)
 
 
-def _lines() -> Iterator[str]:
+def lines() -> Iterator[str]:
+    """Yield the table, a line for each row and binding."""
     yield f"{'fault':<34} {'operation':<18} {'binding':<8} {'errno':<10} {'bound':<6} {'took':<7} wrong recovered"
     for fault in FAULTS:
         for binding, table in outcomes().items():
@@ -188,5 +189,5 @@ def _lines() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for line in _lines():
+    for line in lines():
         sys.stdout.write(f"{line}\n")

@@ -63,6 +63,7 @@ NAMES = [
     *("-rf", "50%", "%41", "a b", "Zürich/é", "#?&=", "new\nline", "back\\slash", "~", "log~x", "." + "n" * 254),
 ]
 HOSTILE = ["../x", "..", ".", "/abs", "a//b", "a/./b", "nul\0", "half\ud800", "%00", "ü" * 128, "a/", "%2E%2E"]
+DOTS = {".", ".."}
 JOB_NAMES = ["wing", "wing", "", "a/b", "..", "%41", "ü" * 200, "x~y", "nul\0", "\ud800"]
 PAYLOADS = [b"1", b"1\n", b"{act}", b"{act}\n", b"", b"0", b"1\n\n", b"stop it", b"1" * 100, b"\xff"]
 # Other than these, no payload acts.
@@ -77,6 +78,7 @@ FAULTS: list[tuple[dict[str, Any], set[int]]] = [
     ({"status": 404}, {errno.ENOENT, errno.ESTALE, errno.EIO}),
     ({"status": 409}, {errno.EIO}),
     ({"status": 429, "retry_after": 1}, _FAILS),
+    ({"status": 429, "retry_after_date": 1.0}, _FAILS),
     ({"status": 500}, _FAILS),
     ({"status": 503}, _FAILS),
     ({"late_status": 502, "body": "<html>Bad Gateway</html>"}, _FAILS),
@@ -86,6 +88,9 @@ FAULTS: list[tuple[dict[str, Any], set[int]]] = [
     ({"path": _NO_FILES, "bad_json": True}, _FAILS),
     ({"path": _NO_FILES, "truncated_json": True}, _FAILS),
     ({"path": _NO_FILES, "body": b"[1, 2]"}, _FAILS),
+    ({"path": _NO_FILES, "body": b"<html>Hello</html>"}, _FAILS),
+    ({"path": _NO_FILES, "count_plus": 1}, set()),
+    ({"path": _NO_FILES, "drop_page_size": True}, set()),
     ({"endpoint": "contents", "headers": {"Content-Range": "bytes 5-9/10"}}, _FAILS),
     ({"endpoint": "contents", "short_by": 100}, _FAILS),
     ({"ignore_range": True}, set()),
@@ -247,7 +252,7 @@ class Machine(RuleBasedStateMachine):
             Output(real.id, path, data, real.date_uploaded, now, now, now, has_checksum=checksum != "none")
         )
 
-    @rule(pick=picks, path=paths, size=st.sampled_from([0, 1, 300, 300, 65_530, 70_000]))
+    @rule(pick=picks, path=any_path, size=st.sampled_from([0, 1, 300, 300, 65_530, 70_000]))
     def add_live(self, pick: int, path: str, size: int) -> None:
         now = self._tick()
         runs = [pair for pair in self._runs() if pair[1].is_live(now)]
@@ -357,7 +362,6 @@ class Machine(RuleBasedStateMachine):
             self.fault = Fault({"endpoint": "contents", "path": path, "wrong_byte_at": position}, {errno.EIO})
 
     @rule(is_crash=st.booleans(), damage=st.sampled_from(["", "", "flip", "cut", "wipe"]), seed=picks)
-    @precondition(lambda self: self.driver.is_timed)
     def restart(self, is_crash: bool, damage: str, seed: int) -> None:
         self._restart(is_crash, damage, seed)
 
@@ -567,6 +571,8 @@ class Machine(RuleBasedStateMachine):
                 return {errno.EINVAL}
             is_pending = any(is_snapshot(output) and is_awaited(output, result.first) for output in run.outputs)
             answers = {errno.EPERM} if run.completed <= result.last else set()
+            if result.first < run.completed <= result.last:  # between the look and the act, which had to wait its turn
+                answers |= {errno.EIO, errno.ENOENT}
             return answers | ({errno.EBUSY} if is_pending and act == "snapshot" else set())
 
         result = self._ask(
@@ -713,6 +719,8 @@ class Machine(RuleBasedStateMachine):
             allowed |= {errno.ENOENT, errno.ENOTDIR}
         for entity in {tree[path] for tree in trees if path in tree}:
             if isinstance(entity, Live):
+                if DOTS & set(entity.path.split("/")):  # no address can say so
+                    allowed |= {errno.EIO}
                 if run.completed <= result.last or entity.is_removed(result.first - LIVE_S - DEAD_S, result.last):
                     allowed |= {errno.ENOENT, errno.EIO}
             elif isinstance(entity, Output) and is_open and entity.uploaded > self._seen_since(job, run, result):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from rescalefs.content import cache as cache_module
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.segment import BLOCK_BYTES, SEGMENT_BYTES, open_segment
 from tests.cached import CONTENTS, LIMIT, ONE, SMALL, VICTIM, Made, Open, descriptors, name, opened
@@ -130,10 +129,9 @@ def test_a_content_larger_than_the_cache_passes_through(start: Open, tmp_path: P
 # Descriptors.
 
 
-def test_segments_take_turns_in_being_open(start: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_take_turns_in_being_open(start: Open, tmp_path: Path) -> None:
     """However many segments are used, few are open at a time, and every byte is right."""
-    monkeypatch.setattr(cache_module, "MAX_OPEN", 3)
-    cache = start()
+    cache = start(max_open=3)
     for _ in range(2):
         for content in SMALL:
             assert content.write(cache)
@@ -142,12 +140,9 @@ def test_segments_take_turns_in_being_open(start: Open, tmp_path: Path, monkeypa
             assert descriptors(tmp_path) <= 3 + 1
 
 
-def test_who_still_holds_a_segment_does_not_keep_it_from_being_written(
-    start: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_still_holds_a_segment_does_not_keep_it_from_being_written(start: Open) -> None:
     """A segment that had its turn while a thread still used it is written again once that thread has let go."""
-    monkeypatch.setattr(cache_module, "MAX_OPEN", 1)
-    cache = start()
+    cache = start(max_open=1)
     VICTIM.write(cache, 0, 1)
     held = cache.find(VICTIM.identity, 0, VICTIM.size)
     SMALL[0].write(cache)
@@ -206,7 +201,7 @@ def test_the_order_of_use_outlives_the_process(tmp_path: Path) -> None:
 def test_what_lies_around_in_the_directory_is_counted_and_goes(start: Open, tmp_path: Path) -> None:
     """Files that are no segments take room like others and are the first to go, being the oldest."""
     (tmp_path / "v2/ab").mkdir(parents=True)
-    for strange in ("ab/x", "ab/no.number", f"ab/{'ab' * 20}.99999"):
+    for strange in ("ab/x", "ab/no.number", "ab/x.²", f"ab/{'ab' * 20}.99999"):
         (tmp_path / "v2" / strange).write_bytes(bytes(BLOCK_BYTES))
         os.utime(tmp_path / "v2" / strange, (1, 1))
     cache = start(4 * ONE)

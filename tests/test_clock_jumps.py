@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,10 @@ from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from rescalefs.kept import Kept
 from rescalefs.listings import Listings
-from tests.conftest import Cost
+from tests.conftest import Cost, mount_at, wait_for
+from tests.readers import readers
 from tests.stack import DEADLINE_S, client_of, loader, paths
+from tests.tools import write
 
 DAY_S = 86_400.0
 YEAR_S = 365 * DAY_S
@@ -133,6 +137,65 @@ def test_what_was_kept_is_confirmed_once_after_a_jump_back(machine: Machine, cos
     for asked in ({"jobs": 1, "runs": 1, "run_files": 1}, {"jobs": 1}):
         with machine.mounted() as catalog:
             assert cost(lambda: catalog.view("AbCdE", "1")) == asked
+
+
+# Put in place as the mount's Python starts: its wall clock is wrong by as many seconds as a file says.
+SHIFTED = """
+import pathlib, time
+wall, wall_ns, shift = time.time, time.time_ns, pathlib.Path({place!r})
+time.time = lambda: wall() + float(shift.read_text())
+time.time_ns = lambda: wall_ns() + int(float(shift.read_text()) * 1e9)
+"""
+
+
+@pytest.mark.mount
+def test_a_mount_bears_a_clock_that_jumps(binding: str, tmp_path: Path) -> None:
+    """By a year, there and back, under readers and a follower; what is remounted at a wrong time is right, too."""
+    world, place = World(), tmp_path / "shift"
+    files = {f"d{number % 3}/f{number}": b"%d" % number * 100 for number in range(30)}
+    final = world.add_job("Fina").add_run(finished=True, files=files)
+    live = world.add_job("LiveR").add_run(live={"log": b"Time = 0\n"})
+    (tmp_path / "sitecustomize.py").write_text(SHIFTED.format(place=str(place)))
+    place.write_text("0")
+    path = f"{tmp_path}:{Path(__file__).parent.parent}"
+    with Emulator(world) as emulator, ExitStack() as stack:
+        mounted = mount_at(tmp_path / "home", binding, emulator, RESCALEFS_BUDGET="off", PYTHONPATH=path)
+        stack.callback(mounted.clean_up)
+        mounted.mount()
+        top, log, seen = mounted.top(final), mounted.top(live) / "log", b""
+        working = stack.enter_context(readers(top, files, 2))
+        following = stack.enter_context(open(log, "rb", buffering=0))
+        for number, jump_s in enumerate([*JUMPS, 0.0, DAY_S, -DAY_S, 0.0]):
+            replaced = place.with_suffix(".new")
+            replaced.write_text(str(jump_s))
+            replaced.rename(place)
+            live.live["log"].append(b"Time = %d\n" % number)
+            whole = live.live["log"].read()
+
+            def has_all(whole: bytes = whole) -> bool:
+                nonlocal seen
+                seen += following.read(1000)
+                return seen == whole
+
+            wait_for(has_all, 20, lambda: f"{seen!r}")
+            assert os.stat(log).st_size == len(whole)
+            assert os.listdir(top) == ["d0", "d1", "d2"]
+            write(mounted.path / ".rescale/refresh", b"1")
+            assert {name: (top / name).read_bytes() for name in files} == files
+            assert [process.poll() for process in working] == [None, None]
+        following.close()
+        for process in working:
+            process.kill()
+        for jump_s in (YEAR_S, -YEAR_S, 0.0):
+            assert mounted.unmount() == 0
+            place.write_text(str(jump_s))
+            mounted.mount()
+            assert {name: (top / name).read_bytes() for name in files} == files
+            assert log.read_bytes() == live.live["log"].read()
+            dates = [each.stat().st_mtime for each in (mounted.cache / "listings").rglob("*") if each.is_file()]
+            assert any(abs(date - time.time() - jump_s) < DAY_S for date in dates)  # it goes by that clock
+        assert not [line for line in mounted.log.splitlines() if " ERROR " in line]
+        assert "Traceback" not in mounted.log
 
 
 @pytest.mark.parametrize("jump_s", JUMPS)

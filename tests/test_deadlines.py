@@ -32,7 +32,7 @@ from tests.stack import loader, transport_to
 from tests.test_operations import FakeFile, FakeHandle, FakeNamespace
 from tests.tools import FILES, errno_of
 
-READERS = 300
+READERS = 1000
 SOON_S = 30.0
 # Opens all files, reads them side by side, and says how many reads have begun and ended.
 STUCK = """
@@ -63,7 +63,7 @@ def stuck_world(world: World) -> World:
 def test_known_names_and_df_do_not_wait_behind_readers_that_are_stuck(
     stuck_world: World, emulator: Emulator, mount_of: Callable[..., Mounted]
 ) -> None:
-    """300 readers wait for bytes and 32 for listings; `ls`, `stat`, `df`, cached bytes are there before any of them."""
+    """1000 readers wait for bytes, 32 for listings; `ls`, `stat`, `df`, cached bytes are there before any of them."""
     mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
     top = mounted.jobs / "Many/runs/1"
     paths = sorted(map(str, (top / "many").iterdir()))
@@ -87,7 +87,7 @@ def test_known_names_and_df_do_not_wait_behind_readers_that_are_stuck(
         wait_for(lambda: emulator.requests["run_files"] >= METADATA_THREADS, SOON_S, lambda: str(emulator.requests))
 
         assert len(os.listdir(top / "many")) == READERS
-        assert os.stat(top / "many/299").st_size == 3
+        assert os.stat(top / "many/999").st_size == 3
         assert os.statvfs(mounted.path).f_blocks > 0
         assert (top / "process_output.log").read_bytes() == FILES["process_output.log"]
         assert len(os.listdir(mounted.path / "by-name")) == 1 + 2 * METADATA_THREADS

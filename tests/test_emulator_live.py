@@ -49,6 +49,15 @@ def test_directory_contents(client: Client, emu: Emulator) -> None:
     assert client.get(LIVE + "tail/nope").status_code == 404
 
 
+def test_half_of_a_surrogate_pair_in_a_path(client: Client, emu: Emulator) -> None:
+    """JSON can tell of it, and it can be asked for; what is no text at all is nothing."""
+    run_of(emu, "2").add_live("half\ud800", b"odd")
+    rows = client.get(LIVE + "directory-contents/").json()
+    assert (rows[-1]["path"], rows[-1]["resource"]) == ("half\ud800", LIVE + "tail/half%ED%A0%80")
+    assert client.get(rows[-1]["resource"]).content == b"odd"
+    assert client.get(LIVE + "tail/%FF").status_code == 404
+
+
 def test_tail_is_chunked_and_whole(client: Client, emu: Emulator) -> None:
     live = run_of(emu, "2").live["log"]
     answer = client.get(LIVE + "tail/log", headers={"Range": "bytes=4-"})

@@ -242,7 +242,7 @@ def test_nobody_waits_for_a_verifier_that_has_ended(tmp_path: Path) -> None:
     verifier.start()
     verifier.close()
     check = Check("0" * 40, 5, Digest("sha512", b""), lambda check, is_right: None)
-    verifier.go_on(check)
+    verifier.go_on(check, 0, 5)
     assert check.idle.wait(LONG_S)
 
 
@@ -255,8 +255,8 @@ def test_a_check_that_fails_does_not_end_the_others(tmp_path: Path, caplog: pyte
 
     verifier = Verifier(Store(DiskCache(tmp_path, 0)))
     verifier.start()
-    verifier.go_on(Check("0" * 40, 0, Digest("sha512", b""), fail))
-    verifier.go_on(Check("1" * 40, 0, Digest("sha512", b""), lambda check, is_right: told.set()))
+    verifier.go_on(Check("0" * 40, 0, Digest("sha512", b""), fail), 0, 0)
+    verifier.go_on(Check("1" * 40, 0, Digest("sha512", b""), lambda check, is_right: told.set()), 0, 0)
     assert told.wait(LONG_S)
     verifier.close()
     assert [record.levelname for record in caplog.records] == ["ERROR"]
@@ -280,7 +280,7 @@ def test_a_huge_file_does_not_keep_others_from_their_verdict(tmp_path: Path) -> 
         for identity, (data, file) in contents.items():
             assert file.digest is not None
             checks.append(Check(identity, len(data), file.digest, note))
-            verifier.go_on(checks[-1])
+            verifier.go_on(checks[-1], 0, len(data))
         verifier.start()
         assert told.wait(LONG_S)
         verifier.close()
@@ -297,28 +297,3 @@ def test_first_sums_tell_what_is_new_and_what_is_another() -> None:
     assert sums.note(3 * BLOCK_BYTES, two + three) == (True, 4 * BLOCK_BYTES)
     assert sums.note(BLOCK_BYTES, three + two)[0] is False
     assert sums.note(2 * BLOCK_BYTES, one) == (True, None)
-
-
-def test_a_hit_that_completes_a_file_waits_for_the_verdict(begin: Begin) -> None:
-    """Read from its end, all but its first bytes: what a fetch brings beyond its reader's wish completes it, too."""
-    source, (data, file) = source_of(SIZE), made(SIZE)
-    source.files[file.id] = changed(data, 0)
-    engine = begin(source)
-    handle = engine.open(file)
-    for start in reversed(range(MIB, SIZE, MIB)):
-        assert handle.read(start, MIB) == data[start : start + MIB]
-    source.held = lambda _id, at: 4 * BLOCK_BYTES <= at < MIB
-    assert handle.read(0, BLOCK_BYTES) == changed(data, 0)[:BLOCK_BYTES]  # nobody can know yet
-    follow, may_go_on = engine._verifier._follow, threading.Event()
-
-    def slowly(check: Check) -> bool:
-        assert may_go_on.wait(LONG_S)
-        return follow(check)
-
-    engine._verifier._follow = slowly  # type: ignore[method-assign]
-    source.let_go()
-    store = engine._store
-    wait_for(lambda: store.missing(handle.content.identity, 0, SIZE, SIZE) is None, LONG_S, lambda: "it does not come")
-    threading.Timer(0.2, may_go_on.set).start()
-    with pytest.raises(Corrupt, match="wrong"):
-        handle.read(BLOCK_BYTES, MIB - BLOCK_BYTES)

@@ -16,7 +16,7 @@ import pytest
 
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
-from tests.conftest import Mounted, missing, mount_at
+from tests.conftest import END_S, Mounted, missing, mount_at, wait_for
 from tests.disk_use import used_bytes
 from tests.readers import readers
 from tests.tools import MIB
@@ -67,10 +67,10 @@ def mount_on(mount_of: Mounting, emulator: Emulator, disk: Path) -> Mounting:
     return lambda *args: mount_of(emulator, "--cache-dir", str(disk / "cache"), *args, RESCALEFS_BUDGET="off")
 
 
-def check_all(mounted: Mounted, seed: int = 0) -> None:
-    """Read everything that there is, whole and in parts, in another order each time: every byte is right."""
+def check_final(mounted: Mounted, seed: int = 0) -> None:
+    """Read all of the final run, whole and in parts, in another order each time: every byte is right."""
     order = random.Random(seed)
-    top, live = mounted.jobs / "AbCdE/runs/1", mounted.jobs / "LiveR/runs/1"
+    top = mounted.jobs / "AbCdE/runs/1"
     for name in order.sample(sorted(FILES), len(FILES)):
         with open(top / name, "rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # the kernel would need no mount
@@ -78,9 +78,14 @@ def check_all(mounted: Mounted, seed: int = 0) -> None:
                 at = order.randrange(SIZES[name])
                 assert os.pread(file.fileno(), 100_000, at) == FILES[name][at : at + 100_000], name
         assert (top / name).read_bytes() == FILES[name], name
-    for name, data in LIVE.items():
-        assert (live / name).read_bytes() == data, name
     assert {name for name in os.listdir(top) if name in FILES} == set(FILES)
+
+
+def check_all(mounted: Mounted, seed: int = 0) -> None:
+    """Read all of the final run and of the live one: every byte is right."""
+    check_final(mounted, seed)
+    for name, data in LIVE.items():
+        assert (mounted.jobs / "LiveR/runs/1" / name).read_bytes() == data, name
 
 
 def warnings(mounted: Mounted) -> list[str]:
@@ -169,6 +174,50 @@ def test_a_cache_that_is_removed_makes_no_read_wrong(mount_of: Mounting, emulato
     mounted.mount()
     check_all(mounted, 2)
     assert any((mounted.cache / "v2").glob("*/*"))
+
+
+# Put in place as the mount's Python starts: what it reads and writes in its cache fails while a file is there.
+BROKEN = """
+import errno, os
+def breaking(call):
+    def broken(descriptor, *args):
+        if os.path.exists({mark!r}) and os.readlink(f"/proc/self/fd/{{descriptor}}").startswith({cache!r}):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return call(descriptor, *args)
+    return broken
+for name in ("pread", "preadv", "pwrite", "pwritev"):
+    setattr(os, name, breaking(getattr(os, name)))
+"""
+
+
+def read_or(path: Path) -> bytes | None:
+    """Read a file; None for an error."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def test_a_cache_on_a_disk_that_breaks(mount_of: Mounting, emulator: Emulator, tmp_path: Path) -> None:
+    """EIO for all that is read and written there: all comes from Rescale again, a live file after an error."""
+    mark = tmp_path / "broken"
+    text = BROKEN.format(mark=str(mark), cache=str(tmp_path / "mount0/cache"))
+    (tmp_path / "sitecustomize.py").write_text(text)
+    path = f"{tmp_path}:{Path(__file__).parent.parent}"
+    mounted = mount_of(emulator, RESCALEFS_BUDGET="off", PYTHONPATH=path)
+    check_all(mounted)
+    live = mounted.jobs / "LiveR/runs/1"
+    before = emulator.requests["contents"]
+    mark.touch()
+    for seed in (1, 2):
+        check_final(mounted, seed)
+        for name, data in LIVE.items():
+            wait_for(lambda name=name, data=data: read_or(live / name) == data, END_S, lambda: "not found again")  # type: ignore[misc]
+    assert emulator.requests["contents"] > before
+    mark.unlink()
+    check_all(mounted, 3)
+    assert not [line for line in warnings(mounted) if " ERROR " in line and "/LiveR/" not in line]
+    assert "Traceback" not in mounted.log
 
 
 # ---- what lies there ----

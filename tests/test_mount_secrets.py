@@ -19,12 +19,13 @@ from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from tests.conftest import END_S, Mounted, wait_for
 from tests.raw_server import RawServer, header, reply
-from tests.test_cli import home
-from tests.tools import FILES, run_in, sh
+from tests.test_cli import failure, home, rescalefs
+from tests.tools import FILES, errno_of, run_in, sh
 
 __all__ = ["home"]
 pytestmark = pytest.mark.mount
 KEY = "0123456789abcdef0123456789abcdef-secret"
+UNIT = Path(__file__).parent.parent / "systemd/rescalefs@.service"
 Mounting = Callable[..., Mounted]
 
 
@@ -135,7 +136,7 @@ def test_the_cache_is_its_owner_s_alone(mount_of: Mounting, emulator: Emulator) 
 
 
 def test_the_key_goes_to_the_platform_alone(mount_of: Mounting, emulator: Emulator, world: World) -> None:
-    """Redirects, `next` links and download addresses that lead to another server bring nothing there but a question."""
+    """Redirects, `next` links, `downloadUrl` and `resource` that lead elsewhere bring nothing there but a question."""
     data = FILES["process_output.log"]
     with RawServer(reply(206, data, Content_Range=f"bytes 0-{len(data) - 1}/{len(data)}")) as other:
         mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
@@ -147,11 +148,83 @@ def test_the_key_goes_to_the_platform_alone(mount_of: Mounting, emulator: Emulat
         fault = emulator.faults.add(endpoint="jobs", times=1, body=json.dumps(elsewhere))
         assert "AbCdE" in os.listdir(mounted.jobs)
         emulator.faults.remove(fault)
+        emulator.faults.add(
+            endpoint="run_files",
+            rows=lambda rows: [{**row, "downloadUrl": f"{other.origin}/{row['id']}/"} for row in rows],
+        )
+        live = [{"path": "log", "resource": f"{other.origin}/api/v2/jobs/LiveR/runs/1/tail/log"}]
+        emulator.faults.add(endpoint="directory_contents", body=json.dumps(live))
+        assert (mounted.jobs / "AbCdE/runs/1/case/0/U").read_bytes() == FILES["case/0/U"]
+        assert (mounted.jobs / "LiveR/runs/1/log").read_bytes() == b"Time = 0\n"
+        assert not other.heads
         emulator.faults.add(endpoint="contents", times=1, redirect=f"{other.origin}/storage")
         assert (mounted.jobs / "AbCdE/runs/1/process_output.log").read_bytes() == data
     assert other.requests("GET") == 1  # the redirect, and nothing else, was followed
     assert [header(head, "Authorization") for head in other.heads] == [None]
     assert KEY not in "".join(other.heads)
+
+
+def mount_refused(home: Path, binding: str, *args: str, **environ: str) -> tuple[int, str]:
+    """Try to mount; return the exit code and the sentence."""
+    point = home / "rescale"
+    point.mkdir(exist_ok=True)
+    refused = failure(rescalefs(home, "mount", "--binding", binding, *args, str(point), **environ))
+    assert os.listdir(point) == []
+    return refused
+
+
+def test_a_file_with_a_key_that_others_may_read_is_refused(
+    binding: str, emulator: Emulator, home: Path, tmp_path: Path
+) -> None:
+    """Key file, apiconfig, and the file of the systemd unit's environment: with the remedy, before any request."""
+    file = tmp_path / "secret"
+    file.write_text(f"[default]\napikey = {KEY}\n")
+    sources = {
+        "--key-file": (("--key-file", str(file)), {}),
+        "apiconfig": ((), {"RESCALE_CONFIG_FILE": str(file)}),
+        "EnvironmentFile": ((), {"RESCALE_API_KEY": KEY, "RESCALEFS_ENVIRONMENT_FILE": str(file)}),
+    }
+    for mode in (0o640, 0o604, 0o666):
+        file.chmod(mode)
+        for args, environ in sources.values():
+            code, sentence = mount_refused(home, binding, *args, RESCALE_API_URL=emulator.origin, **environ)
+            assert (code, f"chmod 600 {file}" in sentence, KEY in sentence) == (3, True, False)
+    assert emulator.requests.total() == 0
+    assert "EnvironmentFile=-%h/.config/rescalefs/environment" in UNIT.read_text()
+    assert "Environment=RESCALEFS_ENVIRONMENT_FILE=%h/.config/rescalefs/environment" in UNIT.read_text()
+
+
+def test_a_key_is_not_sent_unencrypted_to_another_machine(binding: str, home: Path) -> None:
+    """By whatever option or variable its address is given."""
+    url = "http://platform.example.com"
+    for args, environ in (((), {"RESCALE_API_URL": url}), (("--api-url", url), {})):
+        code, sentence = mount_refused(home, binding, *args, RESCALE_API_KEY=KEY, **environ)
+        assert (code, "use https" in sentence) == (3, True)
+
+
+FORGED = "out\n00:00:00 ERROR   forged\r\x1b[2J\u202e"
+
+
+def test_control_characters_in_names_are_escaped_in_the_log_and_by_the_command_line(
+    mount_of: Mounting, emulator: Emulator, world: World, home: Path
+) -> None:
+    """No name begins a line, moves the cursor or turns the direction of a text; as a name in the mount it is itself."""
+    run = world.add_job("ForGe", name=FORGED).add_run(finished=True, files={FORGED: b"bad"})
+    mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
+    path = mounted.top(run) / FORGED
+    assert os.listdir(path.parent) == [FORGED]
+    fault = emulator.faults.add(endpoint="contents", status=409)
+    assert errno_of(path.read_bytes) == "EIO"
+    said = [rescalefs(home, *command, str(path)).stderr for command in (("warm",), ("refresh",))]
+    emulator.faults.remove(fault)
+    assert path.read_bytes() == b"bad"
+
+    shown = r"out\n00:00:00 ERROR   forged\r\x1b[2J\u202e"
+    assert f"runs/1/{shown}: Input/output error\n" in said[0]
+    assert f"runs/1/{shown} after" in mounted.log
+    for text in (*said, mounted.log):
+        assert not [line for line in text.splitlines() if line.startswith("00:00:00 ERROR")]
+        assert not {"\x1b", "\r", "\u202e"} & set(text)
 
 
 def test_the_emulator_listens_on_loopback_alone(emulator: Emulator) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.reference import JOBS_S, LIVE_S, LOOK_S, SETTLING_S
+
 ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "tests"
 # Where no test stands without a promise.
@@ -118,6 +120,14 @@ def test_each_promise_is_shown_on_mounts_with_both_bindings():
 
 def test_the_contract_promises_whatever_its_tests_show():
     assert [name for name, _ in named_in(CONTRACT) if name not in NAMES] == []
+
+
+def test_what_is_shown_is_as_old_as_the_model_allows():
+    """The model, against which histories are judged, has the ages that the document tells."""
+    text = " ".join((ROOT / "docs/semantics.md").read_text(encoding="utf-8").split())
+    names = f"the names in a live run {LIVE_S:g} s, in one that has just ended {SETTLING_S:g} s"
+
+    assert f"the list of jobs {JOBS_S:g} s, {names}, sizes of live files {LOOK_S:g} s." in text
 
 
 @pytest.mark.parametrize(

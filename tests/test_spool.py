@@ -16,7 +16,7 @@ from rescalefs import spool as module
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
-from rescalefs.errors import Stale
+from rescalefs.errors import Stale, Unavailable
 from rescalefs.follow import Follower
 from rescalefs.joining import ODD
 from rescalefs.spool import Spool
@@ -72,6 +72,33 @@ def test_where_the_cache_has_no_room_the_systems_directory_has(
             handle.read(1, 10**6)
         assert handle.read(0, 10**6) == stack.source.data
     assert list(temporary.iterdir()) == []
+
+
+def test_what_the_disk_does_not_give_back_is_an_error_and_then_asked_for_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has read of it cannot go on, unless from the beginning: nothing tells whether the file is still the same."""
+    stack = Stack(exits := ExitStack(), tmp_path)
+    read, bad = os.pread, [str(tmp_path)]
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        if any(place in os.readlink(f"/proc/self/fd/{descriptor}") for place in bad):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(descriptor, size, offset)
+
+    with exits:
+        stack.source.data = BIG[:300_000]
+        handle = stack.open()
+        assert handle.read(0, 10) == BIG[:10]
+        monkeypatch.setattr(os, "pread", pread)
+        with pytest.raises(Unavailable, match="from disk: Input/output error"):
+            handle.read(10, 10)
+        bad.clear()
+        stack.poll()
+        assert stack.size() == 300_000
+        with pytest.raises(Stale):
+            handle.read(10, 10)
+        assert handle.read(0, 10**6) == BIG[:300_000]
 
 
 # Repeats, now and then what is no plain text, and pieces that end inside of a character.

@@ -21,7 +21,6 @@ from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run
 from tests.conftest import Mounted, wait_for
 from tests.stress_worker import FILES, FINAL_JOBS, MIB, Generated, line, stress_world
-from tests.test_mount_bounds import state_of
 
 pytestmark = pytest.mark.mount
 
@@ -191,10 +190,11 @@ def stress(mount_of: Callable[..., Mounted], seconds: float, seed: int) -> dict[
         all_is_well(mounted)
         wait_for(lambda: not any(emulator._under_way.values()), 60, lambda: f"{emulator._under_way} go on")
         # The kernel tells of the end of a killed reader when it comes to it.
-        wait_for(lambda: state_of(mounted)["files"] == 0, 30, lambda: f"open: {state_of(mounted)}")
-        left = state_of(mounted)
+        wait_for(lambda: mounted.state()["files"] == 0, 30, lambda: f"open: {mounted.state()}")
+        left = mounted.state()
         print(f"left: {left}")
-        assert (left["files"], left["directories"]) == (0, 0)
+        assert (left["files"], left["directories"], left["operations"]) == (0, 0, 0)
+        assert (mounted.path / ".rescale/transfers").read_text() == ""
         assert left["threads"] <= MAX_THREADS_LEFT
         assert left["descriptors"] <= MAX_DESCRIPTORS_LEFT
         seen["usages"] = trouble.usages

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 # The cache leaves a tenth of the disk to others, but of a large one no more than this.
 MIN_FREE_BYTES = 1 << 30
 _FREE_SHARE = 10
-# Descriptors kept: below the usual limit of 1024 open files, with room for sockets.
+# Descriptors kept, where the process may have many.
 MAX_OPEN = 512
 # How old the noted time of last use may be: in this process, and on disk for the other ones.
 _NOTED_S = 1.0
@@ -56,7 +56,10 @@ def segments_directory(directory: Path) -> Path:
 
 
 class DiskCache:
-    """Segments on disk, at most `limit_bytes` of them; the least recently used go first. Threads: any."""
+    """Segments on disk, at most `limit_bytes` of them; the least recently used go first. Threads: any.
+
+    At most *max_open* of them are kept open, so that descriptors are left for connections.
+    """
 
     def __init__(
         self,
@@ -64,11 +67,13 @@ class DiskCache:
         limit_bytes: int,
         *,
         min_free_bytes: int | None = None,
+        max_open: int = MAX_OPEN,
         clock: Clock = time.monotonic,
     ) -> None:
         self.limit_bytes = limit_bytes
         self._root = segments_directory(directory)
         self._min_free_bytes = min_free_bytes
+        self._max_open = max_open
         self._clock = clock
         # Guards _sizes, _evicted and _written_bytes, and that a segment is opened once; files are opened and
         # removed under it, which is short, but no block is read or written.
@@ -244,7 +249,7 @@ class DiskCache:
                 segment = None  # what cannot be read is not here
             if segment is None:
                 return None
-            while len(self._opened) >= MAX_OPEN:
+            while len(self._opened) >= self._max_open:
                 self._opened.pop(next(iter(self._opened)))
             self._opened[key] = segment
         return segment
@@ -339,7 +344,7 @@ class DiskCache:
 
     def _remove(self, name: str) -> None:
         identity, _, number = name.partition("/")[2].rpartition(".")
-        segment = self._opened.pop((identity, int(number)), None) if number.isdigit() else None
+        segment = self._opened.pop((identity, int(number)), None) if number.isdecimal() else None
         if segment is not None:
             segment.is_evicted = True
         with contextlib.suppress(OSError):

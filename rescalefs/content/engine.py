@@ -4,9 +4,9 @@ Identity is the strongest checksum and the size, so equal files of different run
 a file without a checksum is known by account, file id and size.
 
 A file of up to 4 MiB is verified before its first byte is served: a wrong one is fetched once more, then it is an
-error. A larger one is verified when its last block has come, before that is served: if it is wrong and somebody has
-read of it, all who have it open get errors from then on, because they share the kernel's pages; who opens it later gets
-it fetched once more. With `is_verified_first` every file is verified before its first byte.
+error. A larger one is verified before the last block of it that nobody has read is served: if it is wrong and somebody
+has read of it, all who have it open get errors from then on, because they share the kernel's pages; who opens it later
+gets it fetched once more. With `is_verified_first` every file is verified before its first byte.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from rescalefs.content.handle import ContentHandle
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, segments_of
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Job, Streams
-from rescalefs.content.verify import Check, FirstSums, Verifier
+from rescalefs.content.verify import Check, FirstSums, Unread, Verifier
 from rescalefs.content.window import FAST_BYTES, Cursor
 from rescalefs.errors import Corrupt, DeadlineExceeded, RescaleError, Unavailable
 from rescalefs.models import RemoteFile
-from rescalefs.timing import Clock, patience_s
+from rescalefs.timing import Clock, begin_anew, patience_s
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class ContentEngine:
         self._lock = threading.Lock()  # guards the four below and the users of contents; nothing else is done under it
         self._contents: dict[str, Content] = {}
         self.other_sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
-        self._generations: Counter[str] = Counter()  # how often contents proved to be wrong
+        self._generations: Counter[str] = Counter()  # how often the kernel's pages of contents had to go
         self._unread: LRUCache[str, None] = LRUCache(_MAX_UNREAD)  # contents fetched ahead that nobody has opened yet
         self._counts: Counter[str] = Counter()  # approximate: threads may count at once
         self._is_closed = False
@@ -158,6 +158,8 @@ class ContentEngine:
         """Forget a handle."""
         with self._lock:
             content.users -= 1
+            if not content.users and content.served and content.check is not None and not content.check.verdict:
+                self._generations[content.identity] += 1  # what was read of it is known no more: nor may it be kept
             if not content.users and self._contents.get(content.identity) is content:
                 del self._contents[content.identity]
         if content.fetches:
@@ -226,8 +228,13 @@ class ContentEngine:
                 cursor.ready = until
             if cursor.planned < content.size and cursor.until > cursor.planned:
                 self._fetcher.ahead(content, cursor)
-        if is_miss or end == content.size or content.may_be_complete:
-            self._wait_for_verdict(content)  # it may be the last read that its reader needs
+        if (check := content.check) is not None and check.verdict is None:
+            with content.lock:
+                read_to = content.unread.note(offset, end)
+            if read_to == content.size:
+                self._wait_for_verdict(content)  # it may be the last read that its reader needs
+            else:
+                self._verifier.go_on(check, 0, read_to)
         if mismatches not in content.served or content.mismatches != mismatches:
             with content.lock:  # served counts from here on: a verdict comes before it or after it
                 if is_now := content.mismatches == mismatches:
@@ -276,17 +283,10 @@ class ContentEngine:
     def _wait_for_verdict(self, content: Content) -> None:
         """If all blocks not looked at are here, wait until they are known to be right or wrong, or to have gone."""
         while (check := content.check) is not None and check.verdict is None:
-            if not content.has_all:
-                done = content.done
-                if not self._store.has_all(content.identity, check.at, content.size):
-                    content.looked_at = done
-                    return
-                content.has_all = True
-                if self._cache.is_verified(content.identity, content.size):
-                    check.verdict = True
-                    return
-            self._verifier.go_on(check)
-            is_idle = check.idle.wait(patience_s(self._deadline_s))
+            if not self._store.has_all(content.identity, check.at, content.size):
+                return
+            self._verifier.go_on(check, 0, content.size)
+            is_idle = check.wait(self._deadline_s)
             if self._is_closed:
                 raise Unavailable("the mount is closing")
             if not is_idle:
@@ -308,6 +308,7 @@ class ContentEngine:
                 cursor.position = run[0]
                 block = memoryview(bytearray(min(BLOCK_BYTES, content.size - run[0])))
                 self._wait_for(content, cursor, run[0], block)
+                begin_anew(self._deadline_s)  # it comes
             self._wait_for_verdict(content)
             if not self._must_be_verified(content) or content.mismatches != mismatches:
                 return
@@ -370,6 +371,7 @@ class ContentEngine:
             content.ended += 1
             content.first = FirstSums(content.size)
             content.check_anew()
+            content.unread = Unread(content.size)
             for fetch in content.fetches:
                 fetch.is_unwanted = True
             for cursor in content.pattern.cursors:

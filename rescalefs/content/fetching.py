@@ -61,7 +61,7 @@ class Fetcher:
         source: ContentSource,
         store: Store,
         streams: Streams,
-        go_on: Callable[[Check], None],
+        go_on: Callable[[Check, int, int], None],
         on_change: Callable[[Content, int], None],
         on_other_size: Callable[[Content, int], None],
         *,
@@ -240,12 +240,12 @@ class Fetcher:
                 return
             futile = 0 if fetch.position + filled > reached else futile + 1
             reached = max(reached, fetch.position + filled)
-            if futile >= ATTEMPTS:
-                raise Unavailable(f"{_name(content)}: the transfer was cut {ATTEMPTS} times")
-            log.info("file %s: cut after byte %d; asking for the rest", content.file.id, fetch.position + filled)
+            self._ask_for_the_rest(content, fetch, fetch.position + filled, futile)
 
     def _takes_whole(self, content: Content, fetch: Fetch) -> bool:
         """Let *fetch* be the one that brings the whole file; False if another one does."""
+        if content.has_ranges:
+            log.info("file %s: all of it comes, not the range that was asked for", content.file.id)
         with content.lock:
             content.has_ranges = False
             if any(other.start == 0 and other.end == content.size for other in content.fetches if other is not fetch):
@@ -261,11 +261,7 @@ class Fetcher:
         """
         while fetch.position < fetch.end and not fetch.is_unwanted:
             room = min(len(buffer), fetch.end - fetch.position)
-            try:
-                count = stream.readinto(buffer[filled:room])
-            except Unavailable:  # cut: what came is good
-                count = 0
-            if count == 0:
+            if (count := self._more(fetch, stream, buffer[filled:room])) == 0:
                 break
             filled += count
             if fetch.position + filled == content.size and not _has_end(content, stream):
@@ -274,7 +270,8 @@ class Fetcher:
             if done:
                 try:
                     self._deliver(content, fetch, buffer[:done])
-                except Unavailable:  # not as it came before: not taken, and asked for again
+                except Unavailable as error:  # not as it came before: not taken, and asked for again
+                    fetch.cut = str(error)
                     return 0
                 buffer[: filled - done] = buffer[done:filled]
                 filled -= done
@@ -303,17 +300,37 @@ class Fetcher:
             stream = self._begin(content, fetch, have, content.size)
             try:
                 have = min(have, stream.start)
-                with contextlib.suppress(Unavailable):
-                    while have < content.size and (count := stream.readinto(data[have:])):
-                        have += count
+                while have < content.size and (count := self._more(fetch, stream, data[have:])):
+                    have += count
                 if have == content.size and not _has_end(content, stream):
                     have = 0
             finally:
                 stream.close()
             futile = 0 if have > before else futile + 1
-            if futile >= ATTEMPTS:
-                raise Unavailable(f"{_name(content)}: the transfer was cut {ATTEMPTS} times")
+            if have < content.size and not fetch.is_unwanted:
+                self._ask_for_the_rest(content, fetch, have, futile)
         return data
+
+    @staticmethod
+    def _more(fetch: Fetch, stream: ContentStream, buffer: memoryview) -> int:
+        """Place the next bytes in *buffer*; return 0 at the end of the body, and where it is cut: what came is good."""
+        fetch.cut = "its body ended"
+        try:
+            return stream.readinto(buffer)
+        except Unavailable as error:
+            fetch.cut = str(error)
+            return 0
+
+    @staticmethod
+    def _ask_for_the_rest(content: Content, fetch: Fetch, at: int, futile: int) -> None:
+        """Say why bytes from *at* on are asked for anew.
+
+        Raises:
+            Unavailable: so many transfers in a row brought nothing new.
+        """
+        if futile >= ATTEMPTS:
+            raise Unavailable(f"{_name(content)}: the transfer was cut {ATTEMPTS} times: {fetch.cut}")
+        log.info("file %s: asking for the rest from byte %d: %s", content.file.id, at, fetch.cut)
 
     def _begin(self, content: Content, fetch: Fetch, start: int, end: int) -> ContentStream:
         """Ask for bytes [start, end), in the turn of *fetch*.
@@ -347,8 +364,6 @@ class Fetcher:
                 self._on_change(content, mismatches)
             if fetch.is_unwanted:
                 return
-        with content.lock:
-            content.begun += 1
         self._store.write(content.identity, start, data, content.size)
         if is_verified:
             self._store.disk.mark_verified(content.identity, content.size)
@@ -361,8 +376,8 @@ class Fetcher:
             for wait in content.waits:
                 if wait.start < end and start < wait.end and end >= min(wait.end, fetch.end):
                     wait.happened.set()
-        if check is not None and start <= check.at < end:
-            self._go_on(check)
+        if check is not None:
+            self._go_on(check, start, end)
 
 
 def _has_end(content: Content, stream: ContentStream) -> bool:

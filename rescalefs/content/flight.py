@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rescalefs.budget import Priority, Turn
 from rescalefs.content.streams import Job
-from rescalefs.content.verify import Check, FirstSums
+from rescalefs.content.verify import Check, FirstSums, Unread
 from rescalefs.content.window import Cursor, Pattern
 from rescalefs.errors import RescaleError
 from rescalefs.models import RemoteFile
@@ -39,6 +39,7 @@ class Fetch:
         self.position = start
         self.cursor = cursor
         self.is_unwanted = False
+        self.cut = ""  # why its last transfer ended; of its own thread
         self.job = Job(is_urgent=is_urgent)
         self.turn = Turn(Priority.READ if is_urgent else Priority.AHEAD)  # of its requests
 
@@ -70,12 +71,11 @@ class Content:
         self.has_ranges = True  # until the server sends the whole file for a range
         self.mismatches = 0  # how often its bytes proved to be wrong
         self.served: tuple[int, ...] = ()  # the mismatches that there were when somebody was served bytes
-        self.has_all = False  # all blocks were here at some time
-        self.begun = self.done = 0  # deliveries to the store; a read may find the bytes before its delivery is done
-        self.looked_at = 0  # how many were done when not all blocks were here
+        self.done = 0  # deliveries to the store
         self.users = 0
         self.check: Check | None = None  # of a large file that has a checksum
         self.first = FirstSums(file.size)
+        self.unread = Unread(file.size)  # as long as there is no verdict
         self._on_verdict = on_verdict
         self.check_anew()
 
@@ -97,14 +97,6 @@ class Content:
             self.check_anew()  # it was here from before, and nobody knows as what
         return is_same
 
-    @property
-    def may_be_complete(self) -> bool:
-        """Tell whether blocks have come, or are just coming, since it was last seen that some are not here.
-
-        A hit, too, may complete what its reader asked for: one fetch brings the bytes of several reads.
-        """
-        return self.looked_at != self.begun
-
     def is_coming(self, start: int, end: int) -> bool:
         """Tell whether something of the bytes in [start, end) is on its way."""
         with self.lock:
@@ -112,11 +104,12 @@ class Content:
 
     def check_anew(self) -> None:
         """Begin a new checksum: bytes that went into the present one are replaced. Called with the lock held."""
+        if self.check is not None and self.check.verdict is not None:
+            self.unread.note(0, self.size)  # nobody has noted what was read since the verdict
         if self.file.digest is not None and not self.is_whole:
             self.check = Check(
                 self.identity, self.size, self.file.digest, lambda *verdict: self._on_verdict(self, *verdict)
             )
-        self.has_all = False
 
     def on_its_way(self) -> list[OnItsWay]:
         """Return what is being fetched, or waits for that."""

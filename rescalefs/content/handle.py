@@ -21,7 +21,8 @@ class ContentHandle:
         self._readinto, self._release = readinto, release  # the engine's
         self.content = content
         self.size = content.size
-        # After a mismatch the kernel's pages of this content are wrong, too: another name lets them go.
+        # After a mismatch the kernel's pages of this content are wrong, too: another name lets them go. And after the
+        # last close of what was not checked yet, because nobody is asked for what they hold, and notes who read it.
         self.identity = f"{content.identity}.{generation}"
         self.first = content.mismatches  # that there were when it was opened
         self.patience = Patience(lambda: content.done)  # for bytes that are not here

@@ -1,8 +1,9 @@
 """Whole-file checksums, computed behind the readers' backs while the bytes come in.
 
 The API gives no checksum of a part, so what its server sent wrongly shows only on the whole. One thread follows each
-content from its first byte on, as far as its blocks are here, and gives a verdict when it has reached the end. It takes
-turns, a piece of each: the end of a file must not wait for all of a huge one that is here from before.
+content from its first byte on, as far as blocks have come or were read, and gives a verdict when it has reached the
+end: who looks at the head of what is here from before has nothing else hashed. It takes turns, a piece of each: the end
+of a file must not wait for all of a huge one.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import hashlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from rescalefs.content.segment import BLOCK_BYTES, NO_SUM, SUM_BYTES
 from rescalefs.content.store import Store
 from rescalefs.models import Digest
+from rescalefs.timing import LOOK_S, begin_anew, patience_s
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +27,7 @@ _PIECE_BYTES = 1 << 20
 
 
 class Check:
-    """The checking of one content. Its fields belong to the verifier's thread, but for `is_idle` and `verdict`.
+    """The checking of one content. Its fields belong to the verifier's thread, but for `idle` and `verdict`.
 
     `verdict` is None as long as nothing is known, then whether the content matches its checksum.
     """
@@ -38,8 +41,25 @@ class Check:
         self.idle = threading.Event()  # set while no block that is here waits to be looked at
         self.idle.set()
         self.at = 0  # bytes looked at
+        self.until = 0  # and how many are to be, as far as they are here; guarded by the verifier's lock
+        self.is_begun = False  # it was looked whether the content is marked as verified
         self.sums = hashlib.new(digest.algorithm)
         self.is_queued = False
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until nothing that is here is to be looked at; False if for *seconds* no piece of it was.
+
+        A huge file may take minutes. Its reader waits all the same, unless he is killed: all that he asks for is here.
+        """
+        at, moved_at, wait_s = self.at, float("-inf"), patience_s(seconds)
+        while not self.idle.wait(wait_s):
+            if self.at != at:
+                at, moved_at = self.at, time.monotonic()
+            left_s = moved_at + seconds - time.monotonic()
+            if left_s <= 0 or not begin_anew(left_s):
+                return False
+            wait_s = min(left_s, LOOK_S)
+        return True
 
     def conclude(self) -> None:
         """Compare the sums with the checksum and tell who asked for it."""
@@ -74,6 +94,28 @@ class FirstSums:
         return True, new_at
 
 
+class Unread:
+    """Blocks of a content that nobody has read yet. Guarded by the content's lock.
+
+    Whose bytes they are does not matter: what others brought into the cache may be what is missing to a reader.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._blocks = bytearray()  # made with the first read: 1 for each block that nobody has read
+        self._first = 0  # of them
+
+    def note(self, start: int, end: int) -> int:
+        """Note a read of [start, end); return up to which byte all has been read."""
+        if not self._blocks:
+            self._blocks = bytearray(b"\1") * -(-self._size // BLOCK_BYTES)
+        first, last = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
+        self._blocks[first:last] = bytes(last - first)
+        found = self._blocks.find(1, self._first)
+        self._first = found if found >= 0 else len(self._blocks)
+        return min(self._size, self._first * BLOCK_BYTES)
+
+
 class Verifier:
     """Follows contents, all on one thread. Threads: any; `start` is called after daemonising."""
 
@@ -94,10 +136,15 @@ class Verifier:
             self._is_closed = True
         self._queue.put(None)
 
-    def go_on(self, check: Check) -> None:
-        """Look at what has come since; `check.idle` is set when that is done."""
+    def go_on(self, check: Check, start: int, until: int) -> None:
+        """Look at what is here up to byte *until*, unless something before *start* must come first.
+
+        `check.idle` is set when that is done.
+        """
         with self._lock:
-            if check.is_queued or check.verdict is not None or self._is_closed:
+            check.until = max(check.until, until)
+            is_nothing = check.at < start or check.until <= check.at < check.size
+            if (check.is_begun and is_nothing) or check.is_queued or check.verdict is not None or self._is_closed:
                 return
             check.is_queued = True
             check.idle.clear()
@@ -113,7 +160,7 @@ class Verifier:
             except Exception:
                 log.exception("the checksum of %s cannot be computed", check.identity)
             if goes_on:
-                self.go_on(check)
+                self.go_on(check, 0, 0)
             with self._lock:
                 if not check.is_queued:
                     check.idle.set()
@@ -123,7 +170,14 @@ class Verifier:
         if check.at == check.size:
             check.conclude()
             return False
-        end = min(check.size, check.at + _PIECE_BYTES)
+        if not check.is_begun:
+            check.is_begun = True
+            if self._store.disk.is_verified(check.identity, check.size):
+                check.verdict = True
+                return False
+        end = min(check.until, check.at + _PIECE_BYTES)
+        if end <= check.at:
+            return False
         if not self._take(check, end):  # not all of the piece is here, but perhaps its first blocks
             run = self._store.missing(check.identity, check.at, end, check.size)
             return run is None or (run[0] > check.at and self._take(check, run[0]))

@@ -85,8 +85,16 @@ def resolve(path: str) -> tuple[Endpoint, str, list[str]] | None:
         match = candidate.pattern.fullmatch(path)
         if match is not None:
             prefix, *arguments = match.groups()
-            return candidate, prefix, [unquote(argument) for argument in arguments]
+            return candidate, prefix, [_unquoted(argument) for argument in arguments]
     return None
+
+
+def _unquoted(text: str) -> str:
+    """Decode a part of a path; half of a surrogate pair, of which JSON may tell, is as clients have to write it."""
+    try:
+        return unquote(text, errors="surrogatepass")
+    except UnicodeDecodeError:  # no text at all: the name of nothing
+        return unquote(text)
 
 
 class Missing(Exception):

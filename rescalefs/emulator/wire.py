@@ -132,7 +132,7 @@ def file_row(run: Run, file: File, api: str, now: float) -> bytes:
 
 def live_row(run: Run, live: LiveFile, prefix: str) -> dict[str, Any]:
     """Return a file of a working directory; *prefix* is the version asked, such as `/api/v2`."""
-    resource = f"{prefix}/jobs/{run.job.id}/runs/{run.id}/tail/{quote(live.path)}"
+    resource = f"{prefix}/jobs/{run.job.id}/runs/{run.id}/tail/{quote(live.path, errors='surrogatepass')}"
     return {"path": live.path, "resource": resource}
 
 

@@ -12,6 +12,8 @@ import pytest
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.conftest import Mounted
+from tests.disk_use import used_bytes
+from tests.test_cli import access, failure, rescalefs
 from tests.tools import FILES, MIB, distinct, errno_of, sent_bytes
 
 pytestmark = pytest.mark.mount
@@ -169,3 +171,64 @@ def test_a_cache_that_is_too_small_makes_no_read_wrong(
         assert path.read_bytes() == data
         forget_pages(path)
     assert errno_of(os.stat, path) == ""
+
+
+def test_the_bytes_of_files_in_the_cache_keep_to_cache_size(
+    run: Run, mount_of: Callable[..., Mounted], emulator: Emulator
+) -> None:
+    """After each of several large files, of which it holds one."""
+    size = 12 * MIB
+    mounted = mount_of(emulator, "--cache-size", str(size), RESCALEFS_BUDGET="off")
+    for number in range(4):
+        data = distinct(f"{run.job.id} {number}", SIZE)
+        run.add_file(f"file{number}", data)
+    top = mounted.top(run)
+    for number in range(4):
+        assert (top / f"file{number}").read_bytes() == distinct(f"{run.job.id} {number}", SIZE)
+        assert MIB < used_bytes(mounted.cache) <= size
+
+
+def test_a_mount_whose_cache_directory_others_can_write_to_is_refused(
+    binding: str, emulator: Emulator, tmp_path: Path
+) -> None:
+    """Before anything is asked, and with the remedy; whoever could write there could forge files."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (tmp_path / "rescale").mkdir()
+    emulator.reset_counts()
+    for mode in (0o770, 0o707, 0o777):
+        cache.chmod(mode)
+        command = ["mount", "--binding", binding, "--cache-dir", str(cache), str(tmp_path / "rescale")]
+        code, sentence = failure(rescalefs(tmp_path, *command, **access(emulator)))
+        assert (code, f"chmod go-w {cache}" in sentence) == (8, True)
+    assert (os.listdir(cache), os.listdir(tmp_path / "rescale")) == ([], [])
+    assert emulator.requests.total() == 0
+
+
+def test_what_another_version_of_rescalefs_keeps_in_the_cache_is_left_alone(
+    cold: Run, data: bytes, mount_of: Callable[..., Mounted], emulator: Emulator
+) -> None:
+    """An older and a newer one: neither read, nor counted, nor removed, though the cache is full."""
+    more = distinct(f"{cold.job.id} more", SIZE)
+    cold.add_file("more", more)
+    mounted = mount_of(emulator, "--cache-size", "12M")
+    path = mounted.top(cold) / "file"
+    assert path.read_bytes() == data
+    mounted.unmount()
+    others: list[Path] = []
+    for place in (mounted.cache, mounted.cache / "listings"):
+        (own,) = place.glob("v[0-9]")
+        for number in (int(own.name[1:]) - 1, int(own.name[1:]) + 1):
+            other = place / f"v{number}"
+            shutil.copytree(own, other)
+            others += [each for each in other.rglob("*") if each.is_file()]
+    for each in others:
+        each.write_bytes(b"of another version" * 1000)
+    assert len(others) > 4
+
+    mounted.mount()
+
+    for _ in range(2):
+        assert path.read_bytes() == data
+        assert (path.parent / "more").read_bytes() == more
+    assert {each.read_bytes() for each in others} == {b"of another version" * 1000}

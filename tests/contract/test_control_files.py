@@ -95,6 +95,19 @@ def test_anything_else_gives_einval_and_sends_nothing(live: Run, top: Path, emul
     assert live.is_live()
 
 
+def test_after_anything_else_nothing_acts_until_the_file_is_opened_anew(
+    live: Run, top: Path, emulator: Emulator
+) -> None:
+    """Lines of something else, such as a countdown that goes into the wrong file, are no command though one is `1`."""
+    done = run_in("for n in 3 2 1; do echo $n; done > stop", top)
+
+    assert done.stderr.count("Invalid argument") == 3
+    assert posts(emulator) == 0
+    assert live.is_live()
+    sh("echo 1 > stop", top)
+    assert posts(emulator) == 1
+
+
 def test_the_error_of_the_write_is_that_of_rescale(top: Path, emulator: Emulator) -> None:
     for status, code in ((503, "EIO"), (403, "EACCES"), (401, "EACCES"), (400, "EIO")):
         fault = emulator.faults.add(endpoint="stop", status=status)

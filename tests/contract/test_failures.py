@@ -144,6 +144,15 @@ def test_no_answer_for_bytes_within_data_deadline_gives_etimedout(
     assert path.read_bytes() == data
 
 
+def test_without_options_the_deadlines_are_15_s_for_names_and_60_s_for_bytes(mounted: Mounted) -> None:
+    """(That those that are set are kept to, the two tests above show.)"""
+    lines = (mounted.path / ".rescale/config").read_text().splitlines()
+
+    told = dict(line.split(maxsplit=1) for line in lines)
+    assert not {"--metadata-deadline", "--data-deadline"} & {*mounted.command, *mounted.args}
+    assert (float(told["metadata_deadline_s"]), float(told["data_deadline_s"])) == (15, 60)
+
+
 def test_a_failure_of_rescale_gives_eio(run: Run, outputs: Path, emulator: Emulator) -> None:
     """No HTTP status that it could answer, and nothing that is no answer, is taken for data or for nothing."""
     run.add_file("file", distinct(run.job.id, 1000))
@@ -172,20 +181,24 @@ def test_a_file_that_went_away_under_an_open_handle_gives_estale(run: Run, outpu
     assert errno_of(os.stat, outputs / "file") == "ENOENT"
 
 
-def test_a_failure_leaves_one_line_in_the_log(run: Run, outputs: Path, mounted: Mounted, emulator: Emulator) -> None:
+def test_a_failure_leaves_one_line_in_the_log(
+    run: Run, outputs: Path, top: Path, mounted: Mounted, emulator: Emulator
+) -> None:
+    """Of files of a final run and of a live one."""
     run.add_file("half", b"not here yet", is_uploaded=False)
     run.add_file("refused", distinct(run.job.id, 1000))
-    os.listdir(outputs)
+    assert [os.listdir(outputs), os.listdir(top)]
     emulator.faults.add(endpoint="contents", status=403)
+    emulator.faults.add(endpoint="tail", status=403)
     before = len(mounted.log)
 
-    for path in (outputs / "half", outputs / "refused"):
+    for path in (outputs / "half", outputs / "refused", top / "log"):
         assert errno_of(path.read_bytes) in ("EIO", "EACCES")
 
     lines = [line for line in mounted.log[before:].splitlines() if "WARNING" in line or "ERROR" in line]
-    assert [line.split(" after ")[0].rpartition("/")[2] for line in lines] == ["half", "refused"]
+    assert [line.split(" after ")[0].rpartition("/")[2] for line in lines] == ["half", "refused", "log"]
     assert "its upload is not complete" in lines[0]
-    assert "403" in lines[1]
+    assert ["403" in line for line in lines[1:]] == [True, True]
 
 
 def test_what_could_not_be_read_is_not_asked_for_again_at_once(run: Run, outputs: Path, emulator: Emulator) -> None:
