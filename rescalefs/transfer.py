@@ -113,7 +113,8 @@ class Transfer:
         except (*TRANSPORT_ERRORS, ValueError) as error:  # ValueError: closed by another thread
             raise self._cut(cause(error)) from None
         if self._watched is not None:
-            if self._watched.stalled is not None and not data:  # where no length was told, a cut looks like the end
+            # After a cut nothing is of the body: its end looks like any end, and what still comes is not deciphered.
+            if self._watched.stalled is not None:
                 raise self._cut("")
             self._watched.note(len(data))
         if self._left is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -138,6 +140,18 @@ def stalls() -> Iterator[Stalls]:
         yield running
 
 
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """What a server needs to be trusted."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key", "-out", tmp_path / "certificate"]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "certificate"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    return context
+
+
 BODIES: dict[str, Script] = {
     "a length": (READ, reply(200, b"some", Content_Length="9"), STALL),
     "no length": (READ, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nsome", STALL),
@@ -196,3 +210,20 @@ def test_the_rest_is_asked_for_and_no_more(effects: dict[str, int], stalls: Stal
             assert b"".join(handle.read(offset, 1 << 20) for offset in range(0, len(data), 1 << 20)) == data
         assert fault.hits == 1
         assert emulator.bytes_sent["contents"] <= len(data) + (256 << 10)  # and what was under way to us
+
+
+def test_what_comes_after_a_cut_is_not_of_the_body(tls: ssl.SSLContext) -> None:
+    """A cut takes TLS from the socket: what waits in it, or comes yet, is enciphered, and as long as any bytes are."""
+    clock, stalls = ManualClock(), Stalls()
+    buffer = memoryview(bytearray(256))
+    with (
+        RawServer((READ, reply(200, b"some", Content_Length="1000"), b"more", STALL), tls=tls) as server,
+        closing(transport_to(server.origin, clock, stalls=stalls)) as transport,
+        transport.stream("contents", "scope", "x/", clock.now() + LONG_S) as transfer,
+    ):
+        assert bytes(buffer[: transfer.readinto(buffer)]) == b"some"
+        (watched,) = stalls._groups["contents"].running
+        watched.stalled = "it gave nothing"
+        watched.interrupt()
+        with pytest.raises(Unavailable, match="it gave nothing"):
+            transfer.readinto(buffer)
