@@ -18,6 +18,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader, NewConnectionError, ProxyError
+from urllib3.poolmanager import pool_classes_by_scheme
 from urllib3.util import Retry
 
 from rescalefs import __version__
@@ -62,9 +63,10 @@ class Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = POOLS
 
     def proxy_manager_for(self, *args: Any, **more: Any) -> Any:
-        """Return the pools behind a proxy."""
+        """Return the pools behind a proxy; those of SOCKS have connections of their own."""
         manager = super().proxy_manager_for(*args, **more)
-        manager.pool_classes_by_scheme = POOLS
+        if manager.pool_classes_by_scheme is pool_classes_by_scheme:
+            manager.pool_classes_by_scheme = POOLS
         return manager
 
 

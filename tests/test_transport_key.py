@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from rescalefs.errors import (
     Refused,
     Unavailable,
 )
+from rescalefs.transfer import Adapter
 from tests.asking import GOOD, LONG_S, OK
 from tests.raw_server import RawServer, Step, header, reply
 from tests.stack import KEY, budget_on, transport_to
@@ -251,6 +253,15 @@ def test_a_proxy_of_the_environment_is_used(
             assert transport.json("e", "scope", "x/", clock.now() + LONG_S) == GOOD
         assert proxy.heads[0].startswith("GET http://rescale.invalid/api/v2/x/ ")
         assert header(proxy.heads[0], "Authorization") == f"Token {KEY}"
+
+
+def test_a_proxy_of_socks_keeps_its_own_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours would go past it."""
+    own = {"https": object()}
+    monkeypatch.setattr(
+        requests.adapters, "SOCKSProxyManager", lambda *_args, **_more: SimpleNamespace(pool_classes_by_scheme=own)
+    )
+    assert Adapter().proxy_manager_for("socks5h://127.0.0.1:1").pool_classes_by_scheme is own
 
 
 def test_cookies_are_not_sent_back(clock: ManualClock) -> None:
