@@ -381,11 +381,7 @@ class Fetcher:
 
 
 def _has_end(content: Content, stream: ContentStream) -> bool:
-    """Tell whether a body that has brought the last byte listed ends there, if nothing else tells; False if it was cut.
-
-    Raises:
-        Corrupt: it goes on.
-    """
+    """Tell whether a body ends after the last byte listed, if nothing else does; Corrupt if it goes on."""
     if stream.total is not None or content.file.digest is not None:
         return True
     try:
