@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from contextlib import closing
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from rescalefs.content.handle import ContentHandle
 from rescalefs.content.segment import BLOCK_BYTES, SEGMENT_BYTES
 from rescalefs.content.verify import Check
-from rescalefs.errors import Corrupt
+from rescalefs.errors import Corrupt, Unavailable
+from rescalefs.models import Digest
 from tests.conftest import wait_for
 from tests.faulty_source import LONG_S
 from tests.test_engine import MIB, Begin, made, read_through, settle, source_of
@@ -118,3 +122,34 @@ def test_a_checksum_goes_no_farther_than_somebody_has_read(begin: Begin) -> None
     assert (check.at, source.asked) == (BLOCK_BYTES, [])
     assert read_through(handle) == data
     assert (check.verdict, source.asked) == (True, [])
+
+
+def test_without_a_verdict_the_end_is_an_error(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All is here, and whether it is right cannot be told: nobody gets all of it."""
+    source, (_, file) = source_of(SIZE), made(SIZE)
+    engine = begin(source)
+    monkeypatch.setattr(engine, "_judge", lambda *_: 1 / 0)
+    with pytest.raises(Unavailable, match="checksum"):
+        read_through(engine.open(file))
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
+    caplog.clear()
+
+
+@pytest.mark.parametrize("size", [MIB, SIZE])
+def test_checksums_serve_no_security_here(begin: Begin, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Where policy forbids MD5 and SHA-1, as FIPS does, files that have no other checksum can be read all the same."""
+    new = hashlib.new
+
+    def strict(name: str, *args: Any, usedforsecurity: bool = True) -> Any:
+        if name == "md5" and usedforsecurity:
+            raise ValueError("disabled for FIPS")
+        return new(name, *args)
+
+    source, (data, file) = source_of(size), made(size)
+    file = replace(file, digest=Digest("md5", hashlib.md5(data, usedforsecurity=False).digest()))
+    monkeypatch.setattr(hashlib, "new", strict)
+    engine = begin(source)
+    assert read_through(engine.open(file)) == data
+    assert engine.state(file) == "verified"

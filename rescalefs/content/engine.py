@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 # A content that is wrong is fetched anew once.
 _MAX_MISMATCHES = 2
-# A file that loses blocks to others while it is verified first is fetched so often.
+# A file that loses blocks to others while it is verified is looked at, and fetched if it is verified first, so often.
 _MAX_PASSES = 4
 # Files whose other size is looked at side by side: each waits for its transfer, and must not take the place of one.
 _CONFIRM_THREADS = 4
@@ -133,7 +133,7 @@ class ContentEngine:
         return handle
 
     def prefetch(self, file: RemoteFile) -> bool:
-        """Begin to fetch a small file before anybody reads it; False if it is large, here, or on its way."""
+        """Begin to fetch a small file ahead of its reader; False if it is large, here, on its way, or without room."""
         if file.size > WHOLE_BYTES or not file.is_uploaded:
             return False
         handle = self._open(file)
@@ -281,8 +281,15 @@ class ContentEngine:
     # ---- verifying ----
 
     def _wait_for_verdict(self, content: Content) -> None:
-        """If all blocks not looked at are here, wait until they are known to be right or wrong, or to have gone."""
-        while (check := content.check) is not None and check.verdict is None:
+        """If all blocks not looked at are here, wait until they are known to be right or wrong, or to have gone.
+
+        Raises:
+            DeadlineExceeded, Unavailable: there is no verdict.
+        """
+        for _ in range(_MAX_PASSES):
+            check = content.check
+            if check is None or check.verdict is not None:
+                return
             if not self._store.has_all(content.identity, check.at, content.size):
                 return
             self._verifier.go_on(check, 0, content.size)
@@ -291,8 +298,7 @@ class ContentEngine:
                 raise Unavailable("the mount is closing")
             if not is_idle:
                 raise DeadlineExceeded(f"file {content.file.id}: its checksum was not computed in time")
-            if content.check is check:
-                return
+        raise Unavailable(f"file {content.file.id}: its checksum cannot be computed")
 
     def _verify_first(self, content: Content) -> None:
         """Fetch and check all of a file."""

@@ -8,7 +8,6 @@ of a file must not wait for all of a huge one.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import queue
 import threading
@@ -43,7 +42,7 @@ class Check:
         self.at = 0  # bytes looked at
         self.until = 0  # and how many are to be, as far as they are here; guarded by the verifier's lock
         self.is_begun = False  # it was looked whether the content is marked as verified
-        self.sums = hashlib.new(digest.algorithm)
+        self.sums = digest.sums()
         self.is_queued = False
 
     def wait(self, seconds: float) -> bool:
