@@ -72,14 +72,18 @@ def test_who_has_read_wrong_bytes_learns_it_though_another_process_has_removed_t
     """What another mount brought and read here is looked at as it is read: it may be gone when the file is complete."""
     (data, file), wrong = made(SIZE), source_of(SIZE)
     wrong.files[file.id] = changed(data, 5)
-    here, other = begin(source_of(SIZE)), begin(wrong)
+    right = source_of(SIZE)
+    here, other = begin(right), begin(wrong)
     reader = other.open(file)
-    reader.read(0, MIB)
-    wrong.wait_until(lambda: wrong.under_way == 0)
+    wrong.held = lambda _id, at: at >= 2 * MIB
+    reader.read(0, 2 * MIB)
     handle = here.open(file)
     assert handle.read(0, MIB) == changed(data, 5)[:MIB]
+    right.wait_until(lambda: right.under_way == 0)
     settle(here)
-    wrong.files[file.id] = changed(data, SIZE - 5)
+    assert handle.content.check is not None
+    assert handle.content.check.at > 2 * MIB  # what comes again is looked at already
+    wrong.let_go()
     with pytest.raises(Corrupt):
         read_through(reader)
     for segment in here._cache._opened.values():

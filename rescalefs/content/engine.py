@@ -127,7 +127,7 @@ class ContentEngine:
         with self._lock:
             content = self._contents.get(identity)
             if content is None or content.mismatches >= _MAX_MISMATCHES:  # a new try for who comes now
-                content = self._contents[identity] = Content(file, identity, self._judge)
+                content = self._contents[identity] = Content(file, identity, self._judge, self._change)
             content.users += 1
             handle = ContentHandle(content, self._generations[identity], self._readinto, self._release)
         return handle
