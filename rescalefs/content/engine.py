@@ -164,6 +164,8 @@ class ContentEngine:
                 del self._contents[content.identity]
         if content.fetches:
             self._fetcher.drop_unwanted(content)
+        if not content.users:
+            self._cache.leave(content.identity, content.size)
 
     def size(self, file: RemoteFile) -> int:
         """Return the size to show: the listed one, or the one that the server has and the checksum confirmed."""

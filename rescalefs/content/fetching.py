@@ -220,6 +220,8 @@ class Fetcher:
             content.ended += 1
             content.wake(fetch.position, fetch.end, error)
             content.wake(fetch.start, fetch.position)
+        if not content.users:
+            self._store.disk.leave(content.identity, content.size)
         fetch.on_end()
         if error is not None:
             log.info("fetching [%d, %d) of file %s failed: %s", fetch.start, fetch.end, content.file.id, error)
