@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rescalefs.content.handle import ContentHandle
-from rescalefs.content.segment import BLOCK_BYTES, SEGMENT_BYTES
+from rescalefs.content.segment import BLOCK_BYTES, SEGMENT_BYTES, segment_name
 from rescalefs.content.verify import Check
 from rescalefs.errors import Corrupt, Unavailable
 from rescalefs.models import Digest
@@ -157,3 +157,19 @@ def test_checksums_serve_no_security_here(begin: Begin, monkeypatch: pytest.Monk
     engine = begin(source)
     assert read_through(engine.open(file)) == data
     assert engine.state(file) == "verified"
+
+
+def test_what_comes_anew_beside_pages_that_the_kernel_kept_is_verified(begin: Begin) -> None:
+    """Read and verified, then its beginning is gone, and comes again otherwise: its reader has the rest already."""
+    source, (data, file) = source_of(SIZE), made(SIZE)
+    engine = begin(source)
+    with closing(engine.open(file)) as first:
+        assert read_through(first) == data
+    with closing(engine.open(file)) as second:
+        assert second.identity == first.identity
+    engine._cache._forget(segment_name(engine.identity(file), 0))
+    source.files[file.id] = changed(data, 5)
+    with closing(engine.open(file)) as third:
+        assert third.identity == first.identity  # so the kernel asks for what it has not kept
+        with pytest.raises(Corrupt):
+            read_part(third, 0, SEGMENT_BYTES)

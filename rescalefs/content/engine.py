@@ -78,10 +78,11 @@ class ContentEngine:
             clock=clock,
         )
         self._judging = threading.Lock()  # taken before all others: a mismatch counts once
-        self._lock = threading.Lock()  # guards the four below and the users of contents; nothing else is done under it
+        self._lock = threading.Lock()  # guards the five below and the users of contents; nothing else is done under it
         self._contents: dict[str, Content] = {}
         self.other_sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
         self._generations: Counter[str] = Counter()  # how often the kernel's pages of contents had to go
+        self._verified: set[str] = set()  # large contents that were when they were closed: pages of them may be left
         self._unread: LRUCache[str, None] = LRUCache(_MAX_UNREAD)  # contents fetched ahead that nobody has opened yet
         self._counts: Counter[str] = Counter()  # approximate: threads may count at once
         self._is_closed = False
@@ -128,6 +129,8 @@ class ContentEngine:
             content = self._contents.get(identity)
             if content is None or content.mismatches >= _MAX_MISMATCHES:  # a new try for who comes now
                 content = self._contents[identity] = Content(file, identity, self._judge, self._change)
+                if identity in self._verified:
+                    content.unread.note(0, content.size)  # the kernel may have any of it
             content.users += 1
             handle = ContentHandle(content, self._generations[identity], self._readinto, self._release)
         return handle
@@ -158,8 +161,12 @@ class ContentEngine:
         """Forget a handle."""
         with self._lock:
             content.users -= 1
-            if not content.users and content.served and content.check is not None and not content.check.verdict:
-                self._generations[content.identity] += 1  # what was read of it is known no more: nor may it be kept
+            if not content.users and content.served and content.check is not None:
+                if content.check.verdict:
+                    self._verified.add(content.identity)
+                else:  # what was read of it is known no more: nor may it be kept
+                    self._generations[content.identity] += 1
+                    self._verified.discard(content.identity)
             if not content.users and self._contents.get(content.identity) is content:
                 del self._contents[content.identity]
         if content.fetches:

@@ -182,6 +182,8 @@ class Verifier:
 
     def _follow(self, check: Check) -> bool:
         """Take the next piece, or give the verdict; False if there is nothing more to be done now."""
+        if check.verdict is not None:
+            return False
         if check.at == check.size:
             check.conclude()
             return False
