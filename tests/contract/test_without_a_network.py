@@ -15,6 +15,7 @@ import pytest
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.conftest import Mounted, mount_at, wait_for
+from tests.network import nobody_at
 from tests.test_cli import failure, rescalefs
 from tests.tools import FILES, errno_of, run_in, sh
 
@@ -143,20 +144,27 @@ class Away:
         self._world = world
         self.emulator = Emulator(world).start()
         self._port = int(self.emulator.origin.rpartition(":")[2])
+        self._held = contextlib.ExitStack()
 
     def go(self) -> None:
         self.emulator.stop()
+        self._held.enter_context(nobody_at(self._port))
 
     def come_back(self) -> None:
+        self._held.close()
         self.emulator = Emulator(self._world, port=self._port).start()
+
+    def close(self) -> None:
+        self._held.close()
+        with contextlib.suppress(RuntimeError):  # it is away
+            self.emulator.stop()
 
 
 @pytest.fixture
 def away(world: World) -> Iterator[Away]:
     found = Away(world)
     yield found
-    with contextlib.suppress(RuntimeError):
-        found.go()
+    found.close()
 
 
 def test_another_account_sees_nothing_of_what_was_kept(
