@@ -199,10 +199,10 @@ def test_what_was_open_stays_open_while_the_network_is_away(
         assert os.pread(file.fileno(), 10, len(data) - 10) == data[-10:]
 
 
-def test_tail_f_and_tail_f_go_on_when_the_network_is_back(
+def test_tail_f_goes_on_when_the_network_is_back(
     world: World, away: Away, mount_of: Callable[..., Mounted], tmp_path: Path
 ) -> None:
-    """Though what was known of the run is too old by then: they see one file all the time, and each line once."""
+    """Though what was known of the run is too old by then. So does `-F`: it sees one file all the time."""
     run: Run = world.jobs["LiveR"].runs["1"]
     mounted = mount_of(away.emulator)
     path, shown = mounted.top(run) / "log", tmp_path / "shown"
