@@ -121,7 +121,7 @@ class Transfer:
             self._watched.note(len(data))
         if self._left is not None:
             if self._left and not data:
-                raise self._cut(f"{self._left} bytes are missing")
+                raise self._cut(f"its body ended, {self._left} bytes of the range are missing")
             data = data[: self._left]
             self._left -= len(data)
         buffer[: len(data)] = data
