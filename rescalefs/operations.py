@@ -146,10 +146,8 @@ class Operations:
 
     def _paths_in_use(self) -> list[str]:
         with self._lock:
-            return [
-                *(path for path, _ in self._files.values()),
-                *(listing.path or "/" for listing in self._listings.values()),
-            ]
+            paths = [path for path, _ in self._files.values()]
+            return paths + [listing.path or "/" for listing in self._listings.values()]
 
     def init(self, path: str) -> None:
         """The kernel has connected: make the threads, in the process that stays."""

@@ -23,10 +23,11 @@ from functools import partial
 from cachetools import LRUCache
 
 from rescalefs.content.cache import DiskCache
-from rescalefs.content.fetching import ContentSource, Fetcher
+from rescalefs.content.fetching import Fetcher
 from rescalefs.content.flight import WHOLE_BYTES, Content, OnItsWay, Wait
 from rescalefs.content.handle import ContentHandle
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, segments_of
+from rescalefs.content.source import ContentSource
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Job, Streams
 from rescalefs.content.verify import Check, FirstSums, Unread, Verifier

@@ -13,11 +13,10 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
-from rescalefs.budget import Turn
 from rescalefs.content.flight import Content, Fetch
 from rescalefs.content.segment import BLOCK_BYTES, block_sums
+from rescalefs.content.source import ContentSource, ContentStream
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Streams
 from rescalefs.content.verify import Check
@@ -33,26 +32,6 @@ ATTEMPTS = 4
 _AHEAD_SHARE = 64
 # A transfer's buffer: what has come is passed on at each block, at high rates several at once.
 _BUFFER_BYTES = 8 * BLOCK_BYTES
-
-
-class ContentStream(Protocol):
-    """An answer to a request for bytes, read as it comes."""
-
-    start: int
-    total: int | None
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Place the next bytes and return their number, 0 at the end."""
-
-    def close(self) -> None:
-        """End the transfer."""
-
-
-class ContentSource(Protocol):
-    """Where bytes come from."""
-
-    def contents(self, file_id: str, start: int, end: int | None, *, turn: Turn, deadline_at: float) -> ContentStream:
-        """Begin to read bytes [start, end) of a file; *turn* tells how urgent it is, and may change meanwhile."""
 
 
 class Fetcher:
