@@ -32,6 +32,8 @@ T = TypeVar("T")
 TRANSPORT_ERRORS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(\*|[0-9]{1,19})")
 _MAX_DIGITS = 19  # of the largest offset that a file can have
+# No longer is a server left alone, whatever it says: a date counts from the clock of this machine, which may be wrong.
+MOST_RETRY_AFTER_S = 3600.0
 
 
 class KeyAuth(requests.auth.AuthBase):
@@ -197,10 +199,10 @@ def is_unconnected(error: Exception) -> bool:
 
 
 def retry_after_s(response: requests.Response, default_s: T) -> float | T:
-    """Return the seconds for which the server wants to be left alone, in either form of Retry-After."""
+    """Return the seconds for which the server wants to be left alone, in either form of Retry-After; an hour at most."""
     header = response.headers.get("Retry-After")
     try:
-        return Retry().parse_retry_after(header) if header else default_s
+        return min(Retry().parse_retry_after(header), MOST_RETRY_AFTER_S) if header else default_s
     except (InvalidHeader, ValueError, OverflowError):
         return default_s
 

@@ -151,6 +151,15 @@ def test_a_senseless_retry_after_is_no_crash(ask: Callable[..., Any], clock: Man
     assert server.connections in (1, 2)
 
 
+@pytest.mark.parametrize("value", ["9" * 30, "Fri, 31 Dec 2999 23:59:59 GMT"])
+def test_a_server_is_left_alone_for_an_hour_at_most(ask: Callable[..., Any], clock: ManualClock, value: str) -> None:
+    """A date counts from a clock that may be wrong, so that one 429 could stop a mount for a day."""
+    begun = clock.now()
+    with RawServer(reply(429, Retry_After=value), OK) as server:
+        assert ask(server, within_s=7200) == GOOD
+    assert clock.now() - begun == pytest.approx(3600)
+
+
 def test_a_retry_beyond_the_deadline_is_not_made(ask: Callable[..., Any], clock: ManualClock) -> None:
     """Where the server wants to be left alone for longer than the caller waits, the failure comes at once."""
     begun = clock.now()
