@@ -38,11 +38,21 @@ from rescalefs.namespace import refresh_path
 from rescalefs.plain import plain
 from rescalefs.private import NotPrivate, make_inside, make_top
 from rescalefs.status_command import status_command
-from rescalefs.terminal import Exit, Failure, Unreachable, leave, mounted_place, named_account, owner_of, tell
+from rescalefs.terminal import (
+    Exit,
+    Failure,
+    Seconds,
+    Unreachable,
+    leave,
+    mounted_place,
+    named_account,
+    owner_of,
+    tell,
+)
 from rescalefs.wait_command import wait_command
 from rescalefs.warm_command import warm_command
 
-_SECONDS = click.FloatRange(min=0.1, max=3600.0)
+_SECONDS = Seconds(min=0.1, max=3600.0)
 # A mount whose process ends cleanly is gone in milliseconds.
 _UNMOUNTED_S = 10.0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,8 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
 
     def _open(self) -> Any:
         stream = super()._open()
-        os.fchmod(stream.fileno(), 0o600)
+        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):  # /dev/null is everybody's
+            os.fchmod(stream.fileno(), 0o600)
         return stream
 
 
@@ -67,6 +69,7 @@ def set_up(level: str, file: Path | None, environ: Mapping[str, str]) -> None:
         is_journal = "JOURNAL_STREAM" in environ
         plain_lines = _LineFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
         handler.setFormatter(_JournalFormatter() if is_journal else plain_lines)
+    logging.raiseExceptions = False  # a full disk is not said with a traceback for each line
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

@@ -125,10 +125,9 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
         unmount(mount_point, is_lazy=True)
         kind = mounted_type(mount_point)
     if kind is not None:
-        name = "rescalefs" if kind == FILE_SYSTEM_TYPE else kind
-        raise AlreadyMounted(
-            f"{name} is mounted on {mount_point} already: leave it with  rescalefs umount {mount_point}"
-        )
+        is_ours = kind == FILE_SYSTEM_TYPE
+        remedy = f"leave it with  rescalefs umount {mount_point}" if is_ours else "choose another directory"
+        raise AlreadyMounted(f"{'rescalefs' if is_ours else kind} is mounted on {mount_point} already: {remedy}")
     if (above := mount_point_of(mount_point)) is not None:
         raise MountError(f"{mount_point} is in the mount of rescalefs on {above}: choose a directory outside of it")
     try:

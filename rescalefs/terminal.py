@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 import os
 import sys
 import time
@@ -52,6 +53,15 @@ class Exit(enum.IntEnum):
     FAILED = 10
     NO_SUCH = 11
     TIMEOUT = 12
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds. NaN is in every range of click's, and no time would ever be over."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        return self.fail(f"{value!r} is no number of seconds", param, ctx) if math.isnan(number) else number
 
 
 class Failure(click.ClickException):

@@ -17,7 +17,7 @@ from rescalefs.credentials import Account
 from rescalefs.errors import AccessDenied, NotFound
 from rescalefs.known import Lifetimes
 from rescalefs.loader import Loader
-from rescalefs.terminal import Exit, Failure, leave, named_account, owner_of, tell
+from rescalefs.terminal import Exit, Failure, Seconds, leave, named_account, owner_of, tell
 from rescalefs.transport import Transport
 from rescalefs.waiting import Goal, Waiter
 
@@ -58,12 +58,12 @@ class Progress:
     help="What to wait for: the end of the computation, or all outputs uploaded.",
 )
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="When to give up.  [default: never]"
+    "--timeout", "timeout_s", type=Seconds(min=0), metavar="SECONDS", help="When to give up.  [default: never]"
 )
 @click.option(
     "--every",
     "every_s",
-    type=click.FloatRange(min=1),
+    type=Seconds(min=1),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -107,6 +107,9 @@ def _wait(
 ) -> str:
     """Wait; return in a few words how well it went."""
     job_id, _, run_id = target.partition("/")
+    none_such = Failure(f"there is no {target}: check the id on the job's web page", Exit.NO_SUCH)
+    if not job_id.isalnum() or run_id in (".", ".."):
+        raise none_such  # Rescale cannot even be asked for it, which is no outage to be waited out
     loader = Loader("wait", 2, METADATA_DEADLINE_S)
     loader.start()
     fresh_s = every_s * 0.9  # whatever was known at one look is old at the next
@@ -119,7 +122,7 @@ def _wait(
     try:
         outcome = Waiter(catalog, every_s=every_s, tell=tell).wait(job_id, run_id or None, goal, timeout_s)
     except NotFound:
-        raise Failure(f"there is no {target}: check the id on the job's web page", Exit.NO_SUCH) from None
+        raise none_such from None
     except AccessDenied as error:
         raise Failure(f"{account.origin} refuses the key by now ({error})", Exit.CREDENTIALS) from None
     if outcome is None:

@@ -168,6 +168,18 @@ def test_a_cache_directory_that_cannot_be(home: Path) -> None:
     assert failure(done)[0] == 8
 
 
+@pytest.mark.parametrize("option", ["--metadata-deadline", "--data-deadline"])
+def test_a_deadline_that_would_never_be_over(home: Path, option: str) -> None:
+    """NaN is in every range."""
+    for value in ("nan", "inf", "-1"):
+        assert rescalefs(home, "mount", option, value, str(home)).returncode == 2
+
+
+def test_the_remedy_for_another_file_system_is_another_directory(home: Path, emulator: Emulator) -> None:
+    code, sentence = failure(rescalefs(home, "mount", "/", **access(emulator)))
+    assert (code, "rescalefs umount" in sentence) == (7, False)
+
+
 def test_an_unknown_option_is_a_usage_error(home: Path) -> None:
     """Mistyped options are exit code 2, as everywhere."""
     assert rescalefs(home, "mount", "--cache-sise", "1G", str(home / "rescale")).returncode == 2

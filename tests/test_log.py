@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,3 +95,15 @@ def test_any_text_is_one_plain_line(text: str) -> None:
     assert plain(shown) == shown
     if text.isprintable():
         assert shown == text
+
+
+def test_a_device_stays_everybodys(root: logging.Logger, tmp_path: Path) -> None:
+    """`--log-file /dev/null` works, and closes it to nobody, though a log is its owner's own."""
+    device = Path("/dev/null")
+    if os.getuid() == 0:  # one of our own: root could close that of the machine
+        device = tmp_path / "null"
+        os.mknod(device, stat.S_IFCHR, os.makedev(1, 3))
+        device.chmod(0o666)
+    module.set_up("info", device, {})
+
+    assert stat.filemode(device.stat().st_mode) == "crw-rw-rw-"

@@ -199,4 +199,6 @@ def test_the_command_gives_up_and_is_not_held(real: Emulator, home: Path) -> Non
 def test_the_command_knows_what_does_not_exist(real: Emulator, home: Path) -> None:
     code, sentence = failure(wait(home, real, "NoJob"))
     assert (code, "no NoJob" in sentence) == (11, True)
+    for name in ("..", "../LiveR", "LiveR/..", "/1", ""):
+        assert wait(home, real, name, "--timeout", "5").returncode == 11
     assert wait(home, real, "LiveR", "--for", "ever").returncode == 2
