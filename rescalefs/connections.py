@@ -19,7 +19,7 @@ from typing import Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
 from urllib3.util.connection import create_connection
 
 _time = threading.local()  # its `left_s`, where there is one, tells what is left of this thread's time
@@ -100,14 +100,17 @@ class _Connection(HTTPConnection):
         """Connect to the first address that answers; each has an equal share of what is left of the time.
 
         Raises:
-            TimeoutError: the resolver took all of it, which tells nothing about the network.
+            ReadTimeoutError: the resolver took all of it, which tells nothing about the network.
         """
         try:
             found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         most_s: float = self.timeout  # type: ignore[assignment]  # every request has one
-        share_s = _wait_s(most_s, len(found))
+        try:
+            share_s = _wait_s(most_s, len(found))
+        except TimeoutError:
+            raise ReadTimeoutError(self, self.host, "the resolver took all the time") from None  # type: ignore[arg-type]
         failure: OSError | None = None
         for *_, address in found:
             try:
