@@ -126,3 +126,7 @@ class Unseen(Unavailable):
 
 class Corrupt(Unavailable):
     """The bytes or the answer contradict what the API said about them."""
+
+
+# Rescale fails, or does not answer: not that it says something else than before.
+FAILURES = (Unavailable, DeadlineExceeded)

@@ -80,8 +80,8 @@ def transfers(on_their_way: Iterable[OnItsWay]) -> bytes:
 
 
 def table(values: Mapping[str, object]) -> bytes:
-    """Return `name value` lines."""
-    return "".join(f"{name} {value}\n" for name, value in values.items()).encode(errors="backslashreplace")
+    """Return `name value` lines, whatever the values are: a mount point may have a newline in its name."""
+    return "".join(f"{name} {plain(str(value))}\n" for name, value in values.items()).encode()
 
 
 def _json(value: object) -> bytes:

@@ -258,9 +258,15 @@ class Digest:
     algorithm: str
     value: bytes
 
+    def sums(self) -> hashlib._Hash:
+        """Begin to compute one of the same kind; by no means for security, for which some systems forbid MD5."""
+        return hashlib.new(self.algorithm, usedforsecurity=False)
+
     def matches(self, data: bytes | memoryview) -> bool:
         """Tell whether it is the checksum of *data*."""
-        return hashlib.new(self.algorithm, data).digest() == self.value
+        sums = self.sums()
+        sums.update(data)
+        return sums.digest() == self.value
 
 
 @dataclass(frozen=True, slots=True)

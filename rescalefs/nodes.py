@@ -117,7 +117,12 @@ class Directory(Node):
 
 
 class File(Node):
-    """A node that can be opened."""
+    """A node that can be opened.
+
+    While somebody has one open that *stays*, it answers for itself, though Rescale fails to tell that it is there.
+    """
+
+    stays = False
 
     @abstractmethod
     def open(self, is_writing: bool) -> Handle:

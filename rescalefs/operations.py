@@ -122,7 +122,7 @@ class Operations:
         self._lock = threading.Lock()  # guards the fields below; nothing but dictionary access is done under it
         self._numbers = count(1)
         self._handles: dict[int, Handle] = {}
-        self._paths: dict[int, str] = {}  # theirs
+        self._files: dict[int, tuple[str, File]] = {}  # their paths, and what they were opened from
         self._direct: dict[int, str] = {}  # the paths of those that are direct
         self._paged: dict[int, str] = {}  # the paths of those that share the kernel's pages of a path
         self._sharing: dict[str, tuple[Handle, ...]] = {}  # the same handles by path
@@ -146,7 +146,8 @@ class Operations:
 
     def _paths_in_use(self) -> list[str]:
         with self._lock:
-            return [*self._paths.values(), *(listing.path or "/" for listing in self._listings.values())]
+            paths = [path for path, _ in self._files.values()]
+            return paths + [listing.path or "/" for listing in self._listings.values()]
 
     def init(self, path: str) -> None:
         """The kernel has connected: make the threads, in the process that stays."""
@@ -161,7 +162,10 @@ class Operations:
     def getattr(self, path: str, fh: object = None) -> Stat:
         """Return what stat tells of a path."""
         generation = self._kernel.generation
-        mode, size, modified_ns, lasts = self._namespace.attributes(path)
+        try:
+            mode, size, modified_ns, lasts = self._namespace.attributes(path)
+        except errors.FAILURES as error:
+            mode, size, modified_ns, lasts = (*self._open_at(path, error).attributes()[:3], False)
         self._check_kind(path, generation)
         if sharing := self._sharing.get(path):
             # The kernel ends reads through its pages at this size: not before the end of what somebody has open.
@@ -187,9 +191,8 @@ class Operations:
         self._check_kind(path, generation)
         if not isinstance(node, Directory):
             raise errors.NotADirectory(f"{path} is not a directory")
-        entries = node.entries()
-        if not isinstance(entries, Sequence):
-            entries = list(entries)
+        found = node.entries()
+        entries = found if isinstance(found, Sequence) else list(found)
         with self._lock:
             number = next(self._numbers)
             self._listings[number] = OpenDirectory(path.rstrip("/"), node.attributes(), entries, generation)
@@ -238,14 +241,16 @@ class Operations:
     def open(self, path: str, fi: Any) -> int:
         """Open a file, and tell the kernel how to cache it."""
         generation = self._kernel.generation
-        node = self._namespace.node(path)
+        try:
+            file = self._file(self._namespace.node(path), path)
+        except errors.FAILURES as error:
+            file = self._open_at(path, error)
         self._check_kind(path, generation)
-        is_writing = fi.flags & os.O_ACCMODE != os.O_RDONLY
-        handle = self._file(node, path).open(is_writing)
+        handle = file.open(fi.flags & os.O_ACCMODE != os.O_RDONLY)
         with self._lock:
             fi.fh = number = next(self._numbers)
             self._handles[number] = handle
-            self._paths[number] = path
+            self._files[number] = path, file
             # All who have a path open share the kernel's pages of it; other bytes than theirs must go past these.
             sharing = self._sharing.get(path, ())
             is_shared = any(other.identity != handle.identity for other in sharing)
@@ -291,7 +296,7 @@ class Operations:
         """Close a file."""
         with self._lock:
             handle = self._handles.pop(fi.fh, None)
-            self._paths.pop(fi.fh, None)
+            self._files.pop(fi.fh, None)
             self._opened.pop(self._direct.pop(fi.fh, ""), None)
             if (paged := self._paged.pop(fi.fh, None)) is not None:
                 self._sharing[paged] = tuple(other for other in self._sharing[paged] if other is not handle)
@@ -310,6 +315,14 @@ class Operations:
         """Let the kernel look the path up anew, as it does when it hears that what it has is stale."""
         if self._kernel.is_replaced(path, generation):
             raise errors.Replaced(f"{path} is of another kind now")
+
+    def _open_at(self, path: str, error: errors.RescaleError) -> File:
+        """Return what somebody has open where Rescale fails to tell what is there, if it stays; else raise *error*."""
+        with self._lock:
+            for where, file in self._files.values():
+                if where == path and file.stays:
+                    return file
+        raise error
 
     @staticmethod
     def _file(node: Node, path: str) -> File:

@@ -63,6 +63,8 @@ class OutputFile(File):
     through its page cache there. *opened* is called at each open.
     """
 
+    stays = True
+
     def __init__(
         self,
         file: RemoteFile,
@@ -128,6 +130,8 @@ class _FollowHandle(BytesHandle):
 
 class LiveOutput(File):
     """A file of a live run; it may grow while it is open."""
+
+    stays = True
 
     def __init__(self, key: LiveKey, follower: Follower) -> None:
         self._key = key

@@ -6,6 +6,7 @@ The resolver of the mount's process is one of ours, put in place as Python start
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def getaddrinfo(host, *args, **more):
 socket.getaddrinfo = getaddrinfo
 """
 _BACK_S = 30.0
+
+
+@contextlib.contextmanager
+def nobody_at(port: int) -> Iterator[None]:
+    """Keep a port for which nobody listens, lest an emulator of another test gets it meanwhile."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
+        yield
 
 
 class Network:
@@ -50,7 +60,8 @@ class Network:
         self._state.write_text(how)
         emulator.stop()
         if how == NOBODY_LISTENS:
-            yield
+            with nobody_at(port):
+                yield
         self.mounted.emulator = Emulator(emulator.world, port=port, key=emulator.key).start()
         if how != NOBODY_LISTENS:
             yield

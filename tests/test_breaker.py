@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from rescalefs.breaker import DOWN_AFTER_S, DOWN_RESOURCES, PROBE_S, Breaker
+from rescalefs.budget import Rate
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run
@@ -118,17 +120,29 @@ def test_requests_that_fail_are_noted(
 
 
 def test_a_thousand_questions_fail_without_a_request(clock: ManualClock, breaker: Breaker) -> None:
-    """Once the endpoint is down; who was on its way then is the one that goes on trying."""
-    with RawServer(reply(503)) as server, closing(transport_to(server.origin, clock, breaker=breaker)) as transport:
+    """Once the endpoint is down, side by side, and none waits in the queue of a scope that has one request a second.
+
+    Who was on its way then is the one that goes on trying.
+    """
+    rates = {"s": Rate(1, 1)}
+    with (
+        RawServer(reply(503)) as server,
+        closing(transport_to(server.origin, clock, breaker=breaker, rates=rates)) as transport,
+    ):
         with pytest.raises(RescaleError, match="503"):
             transport.json("jobs", "s", "jobs/", clock.now() + 20)
         assert breaker.status is not None
         sent = server.connections
         breaker.check("jobs", "the one that passes")
-        for _ in range(1000):
+        began = clock.now()
+
+        def ask(_number: int) -> None:
             with pytest.raises(Offline, match=r"Rescale fails.*503"):
-                transport.json("jobs", "s", "jobs/", clock.now() + 1000)
-        assert server.connections == sent
+                transport.json("jobs", "s", "jobs/", began + 1000)
+
+        with ThreadPoolExecutor(100) as pool:
+            assert len(list(pool.map(ask, range(1000)))) == 1000
+        assert (server.connections, clock.now()) == (sent, began)  # nobody has slept
 
 
 @pytest.mark.parametrize(("status", "kind"), [(404, NotFound), (409, Unavailable), (429, Unavailable)])

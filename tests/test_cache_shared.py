@@ -103,6 +103,26 @@ def test_what_one_has_fetched_the_other_does_not_fetch(tmp_path: Path) -> None:
         engine.close()
 
 
+def test_who_has_closed_a_file_leaves_writing_it_to_others(tmp_path: Path) -> None:
+    """A second process keeps on disk what it reads of a file of which the first one has looked at the head."""
+    data = PLAIN[: 12 * MIB]
+    file = remote("0", data)
+    sources = [FaultySource({"0": data}) for _ in range(2)]
+    engines = [engine_on(tmp_path, source) for source in sources]
+    with closing(engines[0].open(file)) as handle:
+        handle.read(0, 1)
+    sources[0].wait_until(lambda: sources[0].under_way == 0)
+    with closing(engines[1].open(file)) as handle:
+        assert b"".join(handle.read(at, MIB) for at in range(0, len(data), MIB)) == data
+    taken = sources[1].taken_bytes
+    assert taken < len(data)
+    for engine in engines:
+        engine.close()
+    with closing(engine_on(tmp_path, sources[1])) as engine, closing(engine.open(file)) as handle:
+        assert b"".join(handle.read(at, MIB) for at in range(0, len(data), MIB)) == data
+    assert sources[1].taken_bytes == taken
+
+
 def kill_again_and_again(root: Path, times: int) -> None:
     """Kill one of two at a random moment of its work, each time; look at what it left each time."""
     order = random.Random(times)

@@ -305,3 +305,17 @@ def test_blocks_that_are_lost_while_they_are_looked_for_are_asked_for(begin: Beg
             assert handle.read(at, READ) == data[at : at + READ]
         assert read_through(handle) == data
     assert source.taken_bytes <= 3 * size
+
+
+@pytest.mark.parametrize(("size", "is_ahead"), [(MIB, True), (WHOLE, False)])
+def test_what_is_fetched_ahead_is_still_here_for_its_reader(begin: Begin, size: int, is_ahead: bool) -> None:
+    """Where the disk cannot be used, there is room in memory for 48 little files, and each file is asked for once."""
+    made_ahead = [made(size, variant) for variant in range(48)]
+    source = FaultySource({file.id: data for data, file in made_ahead})
+    engine = begin(source, 0)
+    assert [engine.prefetch(file) for _, file in made_ahead] == [is_ahead] * 48
+    source.wait_until(lambda: len(source.asked) == 48 * is_ahead and source.under_way == 0)
+    for data, file in made_ahead:
+        with closing(engine.open(file)) as handle:
+            assert read_through(handle) == data
+    assert len(source.asked) == 48

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from contextlib import closing
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from rescalefs.content.handle import ContentHandle
-from rescalefs.content.segment import BLOCK_BYTES, SEGMENT_BYTES
+from rescalefs.content.segment import BLOCK_BYTES, SEGMENT_BYTES, segment_name
 from rescalefs.content.verify import Check
-from rescalefs.errors import Corrupt
+from rescalefs.errors import Corrupt, Unavailable
+from rescalefs.models import Digest
 from tests.conftest import wait_for
 from tests.faulty_source import LONG_S
 from tests.test_engine import MIB, Begin, made, read_through, settle, source_of
@@ -68,14 +72,18 @@ def test_who_has_read_wrong_bytes_learns_it_though_another_process_has_removed_t
     """What another mount brought and read here is looked at as it is read: it may be gone when the file is complete."""
     (data, file), wrong = made(SIZE), source_of(SIZE)
     wrong.files[file.id] = changed(data, 5)
-    here, other = begin(source_of(SIZE)), begin(wrong)
+    right = source_of(SIZE)
+    here, other = begin(right), begin(wrong)
     reader = other.open(file)
-    reader.read(0, MIB)
-    wrong.wait_until(lambda: wrong.under_way == 0)
+    wrong.held = lambda _id, at: at >= 2 * MIB
+    reader.read(0, 2 * MIB)
     handle = here.open(file)
     assert handle.read(0, MIB) == changed(data, 5)[:MIB]
+    right.wait_until(lambda: right.under_way == 0)
     settle(here)
-    wrong.files[file.id] = changed(data, SIZE - 5)
+    assert handle.content.check is not None
+    assert handle.content.check.at > 2 * MIB  # what comes again is looked at already
+    wrong.let_go()
     with pytest.raises(Corrupt):
         read_through(reader)
     for segment in here._cache._opened.values():
@@ -118,3 +126,50 @@ def test_a_checksum_goes_no_farther_than_somebody_has_read(begin: Begin) -> None
     assert (check.at, source.asked) == (BLOCK_BYTES, [])
     assert read_through(handle) == data
     assert (check.verdict, source.asked) == (True, [])
+
+
+def test_without_a_verdict_the_end_is_an_error(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All is here, and whether it is right cannot be told: nobody gets all of it."""
+    source, (_, file) = source_of(SIZE), made(SIZE)
+    engine = begin(source)
+    monkeypatch.setattr(engine, "_judge", lambda *_: 1 / 0)
+    with pytest.raises(Unavailable, match="checksum"):
+        read_through(engine.open(file))
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
+    caplog.clear()
+
+
+@pytest.mark.parametrize("size", [MIB, SIZE])
+def test_checksums_serve_no_security_here(begin: Begin, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Where policy forbids MD5 and SHA-1, as FIPS does, files that have no other checksum can be read all the same."""
+    new = hashlib.new
+
+    def strict(name: str, *args: Any, usedforsecurity: bool = True) -> Any:
+        if name == "md5" and usedforsecurity:
+            raise ValueError("disabled for FIPS")
+        return new(name, *args)
+
+    source, (data, file) = source_of(size), made(size)
+    file = replace(file, digest=Digest("md5", hashlib.md5(data, usedforsecurity=False).digest()))
+    monkeypatch.setattr(hashlib, "new", strict)
+    engine = begin(source)
+    assert read_through(engine.open(file)) == data
+    assert engine.state(file) == "verified"
+
+
+def test_what_comes_anew_beside_pages_that_the_kernel_kept_is_verified(begin: Begin) -> None:
+    """Read and verified, then its beginning is gone, and comes again otherwise: its reader has the rest already."""
+    source, (data, file) = source_of(SIZE), made(SIZE)
+    engine = begin(source)
+    with closing(engine.open(file)) as first:
+        assert read_through(first) == data
+    with closing(engine.open(file)) as second:
+        assert second.identity == first.identity
+    engine._cache._forget(segment_name(engine.identity(file), 0))
+    source.files[file.id] = changed(data, 5)
+    with closing(engine.open(file)) as third:
+        assert third.identity == first.identity  # so the kernel asks for what it has not kept
+        with pytest.raises(Corrupt):
+            read_part(third, 0, SEGMENT_BYTES)

@@ -69,7 +69,7 @@ def test_the_table_is_printed(binding: str) -> None:
     head, *lines = fault_table.lines()
     assert head.split() == ["fault", "operation", "binding", "errno", "bound", "took", "wrong", "recovered"]
     assert sum(f" {binding} " in line for line in lines) == len(FAULTS)
-    assert all(re.search(r" (none|E[A-Z]+) +\d+ +s +\d+\.\d s +\d+ yes$", line) for line in lines)
+    assert all(re.search(r" (none|E[A-Z]+) +\d+\.\d +s +\d+\.\d s +\d+ yes$", line) for line in lines)
 
 
 def fault_name(fault: Fault) -> str:

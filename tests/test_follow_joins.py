@@ -267,7 +267,8 @@ def test_a_log_of_fifty_megabytes_costs_kilobytes_a_look(tmp_path: Path) -> None
                 written = log.read()[size:-1]  # all but the last newline
                 for got in pool.map(lambda handle: handle.read(size, MIB), handles):
                     assert got in (written, written[: -16 * 64])  # who does not wait long enough sees it the next time
-                assert follower.file(KEY).size() == size + len(written)
+                end = size + len(written)
+                wait_for(lambda end=end: follower.file(KEY).size() == end, 20, lambda: "not seen")  # type: ignore[misc]
 
         assert emulator.requests["tail"] == 10
         assert emulator.bytes_sent["tail"] <= 10 * 64 * 1024

@@ -93,8 +93,8 @@ def use(mounted: Mounted) -> None:
     wait_for(lambda: "SIGUSR1: end" in mounted.log, END_S, lambda: "no dump")
 
 
-def test_the_key_and_the_keys_of_files_are_told_nowhere(mount_of: Mounting, emulator: Emulator) -> None:
-    """Not in argv, the log at debug level, tracebacks, SIGUSR1, files of the mount, attributes, or what is kept."""
+def test_the_key_and_the_keys_of_files_are_told_nowhere(mount_of: Mounting, emulator: Emulator, home: Path) -> None:
+    """Not in argv, the log at debug level, tracebacks, SIGUSR1, files of the mount, attributes, the cache, commands."""
     mounted = mount_of(emulator, "--data-deadline", "2", "--metadata-deadline", "2", RESCALEFS_BUDGET="off")
     use(mounted)
     secrets = [KEY, *file_keys(emulator)]
@@ -104,6 +104,10 @@ def test_the_key_and_the_keys_of_files_are_told_nowhere(mount_of: Mounting, emul
     assert mounted.process is not None
     told = dict(texts_of(mounted))
     told["argv"] = Path(f"/proc/{mounted.process.pid}/cmdline").read_bytes()
+    for command in (("doctor",), ("status", str(mounted.path)), ("status", str(mounted.jobs / "LiveR")), ("cache",)):
+        done = rescalefs(home, *command, RESCALE_API_URL=emulator.origin, RESCALE_API_KEY=KEY)
+        assert done.stdout
+        told[f"{command}"] = f"{done.stdout} {done.stderr}".encode()
     assert len(told) > 100
     assert [(where, form) for where, text in told.items() for form in forms if form in text] == []
     assert "<key> is not known" in mounted.log

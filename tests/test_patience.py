@@ -17,7 +17,7 @@ from rescalefs.budget import Turn
 from rescalefs.content.cache import DiskCache
 from rescalefs.content.engine import ContentEngine
 from rescalefs.content.segment import BLOCK_BYTES
-from rescalefs.content.verify import Verifier
+from rescalefs.content.verify import Check, Verifier
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
@@ -97,9 +97,12 @@ SILENCES: dict[str, Callable[[], SilentSource]] = {
 def test_a_read_ends_with_the_time_of_its_caller(
     silence: str, limit: int, is_verified_first: bool, tmp_path: Path
 ) -> None:
-    """Whatever it waits for, one after the other, and however long the engine would wait for each."""
-    source = SILENCES[silence]()
-    with engine_on(tmp_path, source, limit=limit, is_verified_first=is_verified_first) as engine:
+    """Whatever it waits for, one after the other, and however long the engine would wait for each.
+
+    But a file that is verified first has the engine's time anew for each block that comes.
+    """
+    source, deadline_s = SILENCES[silence](), SHORT_S if is_verified_first else LONG_S
+    with engine_on(tmp_path, source, deadline_s=deadline_s, limit=limit, is_verified_first=is_verified_first) as engine:
         with closing(engine.open(FILE)) as handle:
             began = time.monotonic()
             with within(SHORT_S), pytest.raises(DeadlineExceeded):
@@ -117,9 +120,9 @@ def test_a_read_whose_verdict_does_not_come_ends_with_the_time_of_its_caller(
     may_look = threading.Event()
     follow = Verifier._follow
 
-    def slow(self: Verifier, check: object) -> None:
+    def slow(self: Verifier, check: Check) -> bool:
         assert may_look.wait(LONG_S)
-        follow(self, check)  # type: ignore[arg-type]
+        return follow(self, check)
 
     monkeypatch.setattr(Verifier, "_follow", slow)
     with engine_on(tmp_path, SilentSource()) as engine, closing(engine.open(FILE)) as handle:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rescalefs import generated
 from rescalefs.catalog import Catalog
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
@@ -127,3 +128,11 @@ def test_states_in_the_table_ask_for_no_files(world: World, catalog: Catalog, cl
         clock.advance(20)
     catalog.view("AbCdE", "2")
     assert states()[1] == "final"
+
+
+def test_a_value_with_a_newline_stays_on_its_line() -> None:
+    """What is said of a mount whose mount point, or cache, has one in its name; or what is no UTF-8."""
+    assert (
+        generated.table({"mount_point": "/a\nstatus b\udcff", "rates": 2})
+        == b"mount_point /a\\nstatus b\\udcff\nrates 2\n"
+    )

@@ -221,6 +221,12 @@ class DiskCache:
                 with contextlib.suppress(OSError):
                     segment.mark_verified()
 
+    def leave(self, identity: str, content_bytes: int) -> None:
+        """Let other processes write what is missing of a content."""
+        for number in range(segments_of(content_bytes)):
+            if (segment := self._opened.get((identity, number))) is not None:
+                segment.leave()
+
     def drop(self, identity: str, content_bytes: int) -> None:
         """Forget a content."""
         with self._lock:

@@ -23,10 +23,11 @@ from functools import partial
 from cachetools import LRUCache
 
 from rescalefs.content.cache import DiskCache
-from rescalefs.content.fetching import ContentSource, Fetcher
+from rescalefs.content.fetching import Fetcher
 from rescalefs.content.flight import WHOLE_BYTES, Content, OnItsWay, Wait
 from rescalefs.content.handle import ContentHandle
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, segments_of
+from rescalefs.content.source import ContentSource
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Job, Streams
 from rescalefs.content.verify import Check, FirstSums, Unread, Verifier
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 # A content that is wrong is fetched anew once.
 _MAX_MISMATCHES = 2
-# A file that loses blocks to others while it is verified first is fetched so often.
+# A file that loses blocks to others while it is verified is looked at, and fetched if it is verified first, so often.
 _MAX_PASSES = 4
 # Files whose other size is looked at side by side: each waits for its transfer, and must not take the place of one.
 _CONFIRM_THREADS = 4
@@ -78,10 +79,11 @@ class ContentEngine:
             clock=clock,
         )
         self._judging = threading.Lock()  # taken before all others: a mismatch counts once
-        self._lock = threading.Lock()  # guards the four below and the users of contents; nothing else is done under it
+        self._lock = threading.Lock()  # guards the five below and the users of contents; nothing else is done under it
         self._contents: dict[str, Content] = {}
         self.other_sizes: dict[str, int] = {}  # of files that were listed with another one, by their id
         self._generations: Counter[str] = Counter()  # how often the kernel's pages of contents had to go
+        self._verified: set[str] = set()  # large contents that were when they were closed: pages of them may be left
         self._unread: LRUCache[str, None] = LRUCache(_MAX_UNREAD)  # contents fetched ahead that nobody has opened yet
         self._counts: Counter[str] = Counter()  # approximate: threads may count at once
         self._is_closed = False
@@ -127,13 +129,15 @@ class ContentEngine:
         with self._lock:
             content = self._contents.get(identity)
             if content is None or content.mismatches >= _MAX_MISMATCHES:  # a new try for who comes now
-                content = self._contents[identity] = Content(file, identity, self._judge)
+                content = self._contents[identity] = Content(file, identity, self._judge, self._change)
+                if identity in self._verified:
+                    content.unread.note(0, content.size)  # the kernel may have any of it
             content.users += 1
             handle = ContentHandle(content, self._generations[identity], self._readinto, self._release)
         return handle
 
     def prefetch(self, file: RemoteFile) -> bool:
-        """Begin to fetch a small file before anybody reads it; False if it is large, here, or on its way."""
+        """Begin to fetch a small file ahead of its reader; False if it is large, here, on its way, or without room."""
         if file.size > WHOLE_BYTES or not file.is_uploaded:
             return False
         handle = self._open(file)
@@ -158,12 +162,18 @@ class ContentEngine:
         """Forget a handle."""
         with self._lock:
             content.users -= 1
-            if not content.users and content.served and content.check is not None and not content.check.verdict:
-                self._generations[content.identity] += 1  # what was read of it is known no more: nor may it be kept
+            if not content.users and content.served and content.check is not None:
+                if content.check.verdict:
+                    self._verified.add(content.identity)
+                else:  # what was read of it is known no more: nor may it be kept
+                    self._generations[content.identity] += 1
+                    self._verified.discard(content.identity)
             if not content.users and self._contents.get(content.identity) is content:
                 del self._contents[content.identity]
         if content.fetches:
             self._fetcher.drop_unwanted(content)
+        if not content.users:
+            self._cache.leave(content.identity, content.size)
 
     def size(self, file: RemoteFile) -> int:
         """Return the size to show: the listed one, or the one that the server has and the checksum confirmed."""
@@ -281,8 +291,15 @@ class ContentEngine:
     # ---- verifying ----
 
     def _wait_for_verdict(self, content: Content) -> None:
-        """If all blocks not looked at are here, wait until they are known to be right or wrong, or to have gone."""
-        while (check := content.check) is not None and check.verdict is None:
+        """If all blocks not looked at are here, wait until they are known to be right or wrong, or to have gone.
+
+        Raises:
+            DeadlineExceeded, Unavailable: there is no verdict.
+        """
+        for _ in range(_MAX_PASSES):
+            check = content.check
+            if check is None or check.verdict is not None:
+                return
             if not self._store.has_all(content.identity, check.at, content.size):
                 return
             self._verifier.go_on(check, 0, content.size)
@@ -291,8 +308,7 @@ class ContentEngine:
                 raise Unavailable("the mount is closing")
             if not is_idle:
                 raise DeadlineExceeded(f"file {content.file.id}: its checksum was not computed in time")
-            if content.check is check:
-                return
+        raise Unavailable(f"file {content.file.id}: its checksum cannot be computed")
 
     def _verify_first(self, content: Content) -> None:
         """Fetch and check all of a file."""

@@ -13,11 +13,10 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
-from rescalefs.budget import Turn
 from rescalefs.content.flight import Content, Fetch
 from rescalefs.content.segment import BLOCK_BYTES, block_sums
+from rescalefs.content.source import ContentSource, ContentStream
 from rescalefs.content.store import Store
 from rescalefs.content.streams import Streams
 from rescalefs.content.verify import Check
@@ -29,28 +28,10 @@ log = logging.getLogger(__name__)
 
 # Transfers in a row that may end without a new byte before the range is given up.
 ATTEMPTS = 4
+# A file fetched ahead takes at most this part of the room: there are up to 48, which must be here for their readers.
+_AHEAD_SHARE = 64
 # A transfer's buffer: what has come is passed on at each block, at high rates several at once.
 _BUFFER_BYTES = 8 * BLOCK_BYTES
-
-
-class ContentStream(Protocol):
-    """An answer to a request for bytes, read as it comes."""
-
-    start: int
-    total: int | None
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Place the next bytes and return their number, 0 at the end."""
-
-    def close(self) -> None:
-        """End the transfer."""
-
-
-class ContentSource(Protocol):
-    """Where bytes come from."""
-
-    def contents(self, file_id: str, start: int, end: int | None, *, turn: Turn, deadline_at: float) -> ContentStream:
-        """Begin to read bytes [start, end) of a file; *turn* tells how urgent it is, and may change meanwhile."""
 
 
 class Fetcher:
@@ -104,7 +85,12 @@ class Fetcher:
         return min(content.size, cursor.until, cursor.position + self._store.room_bytes // 4)
 
     def prefetch(self, content: Content, on_end: Callable[[], None]) -> bool:
-        """Begin to fetch a whole small file; False if it is here or on its way, and *on_end* is not called then."""
+        """Begin to fetch a whole small file; False if it is here, on its way, or would be gone before it is read.
+
+        *on_end* is called when it has come, or not, but not after False.
+        """
+        if content.size > self._store.room_bytes // _AHEAD_SHARE:
+            return False
         if content.fetches or self._store.missing(content.identity, 0, content.size, content.size) is None:
             return False
         cursor = Cursor(0, content.size)
@@ -213,6 +199,8 @@ class Fetcher:
             content.ended += 1
             content.wake(fetch.position, fetch.end, error)
             content.wake(fetch.start, fetch.position)
+        if not content.users:
+            self._store.disk.leave(content.identity, content.size)
         fetch.on_end()
         if error is not None:
             log.info("fetching [%d, %d) of file %s failed: %s", fetch.start, fetch.end, content.file.id, error)

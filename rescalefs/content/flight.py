@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from rescalefs.budget import Priority, Turn
+from rescalefs.content.segment import block_sums
 from rescalefs.content.streams import Job
 from rescalefs.content.verify import Check, FirstSums, Unread
 from rescalefs.content.window import Cursor, Pattern
@@ -57,7 +59,13 @@ class OnItsWay(NamedTuple):
 class Content:
     """One content as this process knows it, shared by all who have it open."""
 
-    def __init__(self, file: RemoteFile, identity: str, on_verdict: Callable[[Content, Check, bool], None]) -> None:
+    def __init__(
+        self,
+        file: RemoteFile,
+        identity: str,
+        on_verdict: Callable[[Content, Check, bool], None],
+        on_change: Callable[[Content, int], None],
+    ) -> None:
         self.file = file
         self.identity = identity
         self.size = file.size
@@ -76,7 +84,7 @@ class Content:
         self.check: Check | None = None  # of a large file that has a checksum
         self.first = FirstSums(file.size)
         self.unread = Unread(file.size)  # as long as there is no verdict
-        self._on_verdict = on_verdict
+        self._on_verdict, self._on_change = on_verdict, on_change
         self.check_anew()
 
     def __str__(self) -> str:
@@ -92,9 +100,18 @@ class Content:
     def note(self, start: int, sums: bytes) -> bool:
         """Note blocks that have come; False if one is not as it was before. Called with the lock held."""
         is_same, new_at = self.first.note(start, sums)
-        check = self.check
-        if check is not None and new_at is not None and (new_at < check.at or check.verdict is not None):
+        if self.check is not None and new_at is not None and self.check.verdict is not None:
             self.check_anew()  # it was here from before, and nobody knows as what
+        return is_same
+
+    def _looked_at(self, check: Check, start: int, data: memoryview) -> bool:
+        """Note blocks that go into a checksum; False if another process has brought others than came here."""
+        sums = block_sums(data)
+        with self.lock:
+            mismatches = self.mismatches
+            is_same = self.check is not check or self.first.note(start, sums)[0]
+        if not is_same:
+            self._on_change(self, mismatches)
         return is_same
 
     def is_coming(self, start: int, end: int) -> bool:
@@ -107,9 +124,8 @@ class Content:
         if self.check is not None and self.check.verdict is not None:
             self.unread.note(0, self.size)  # nobody has noted what was read since the verdict
         if self.file.digest is not None and not self.is_whole:
-            self.check = Check(
-                self.identity, self.size, self.file.digest, lambda *verdict: self._on_verdict(self, *verdict)
-            )
+            verdict = partial(self._on_verdict, self)
+            self.check = Check(self.identity, self.size, self.file.digest, verdict, self._looked_at)
 
     def on_its_way(self) -> list[OnItsWay]:
         """Return what is being fetched, or waits for that."""

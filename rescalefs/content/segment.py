@@ -10,7 +10,7 @@ What makes it safe, whatever ends the process and whenever:
 - A block counts from the moment that its checksum is written, which is after its bytes. The checksum is looked at when
   a process touches the block first. A damaged, vanished or foreign file is a miss.
 - Only one process writes a segment, the one that holds its `flock`; the others read what appears, and one of them
-  writes on when that process has ended. A good block is never written over.
+  writes on when that process has closed the content, or ended. A good block is never written over.
 - A file that somebody has cut is not written on, because blocks that were here would be holes then.
 - A segment is removed by unlink, so that an open descriptor stays readable; it closes with the last reference.
 """
@@ -139,13 +139,20 @@ class Segment:
                     self._put(block, data[start : start + BLOCK_BYTES])
         return True
 
+    def leave(self) -> None:
+        """Let another process write it."""
+        if self._is_writer:
+            with self._writing, contextlib.suppress(OSError):
+                self._is_writer = False
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
     def is_cut(self) -> bool:
         """Tell whether the file is shorter than it was: what is written to it now would leave a hole of zeros."""
         end = self._end  # first: others may be writing on
         return os.fstat(self._descriptor).st_size < end
 
     def _may_write(self) -> bool:
-        """Tell whether this process writes the segment; it takes over from one that has ended."""
+        """Tell whether this process writes the segment; it takes over from one that has left it, or ended."""
         if not self._is_writer and _lock(self._descriptor):
             there = self._pread(len(self._header), 0)
             if os.fstat(self._descriptor).st_nlink == 0 or there not in (b"", self._header):
@@ -154,6 +161,7 @@ class Segment:
             if not there:
                 _write_all(self._descriptor, memoryview(self._header), 0)
             self._is_writer = True
+            self._lost.clear()  # they may have come anew from another process
             self.look()
         return self._is_writer
 

@@ -8,7 +8,6 @@ of a file must not wait for all of a huge one.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import queue
 import threading
@@ -32,18 +31,26 @@ class Check:
     `verdict` is None as long as nothing is known, then whether the content matches its checksum.
     """
 
-    def __init__(self, identity: str, size: int, digest: Digest, on_verdict: Callable[[Check, bool], None]) -> None:
+    def __init__(
+        self,
+        identity: str,
+        size: int,
+        digest: Digest,
+        on_verdict: Callable[[Check, bool], None],
+        note: Callable[[Check, int, memoryview], bool] = lambda *_: True,
+    ) -> None:
         self.identity = identity
         self.size = size
         self.digest = digest
         self._on_verdict = on_verdict
+        self._note = note  # which blocks were looked at; False if they are not as they came
         self.verdict: bool | None = None
         self.idle = threading.Event()  # set while no block that is here waits to be looked at
         self.idle.set()
         self.at = 0  # bytes looked at
         self.until = 0  # and how many are to be, as far as they are here; guarded by the verifier's lock
         self.is_begun = False  # it was looked whether the content is marked as verified
-        self.sums = hashlib.new(digest.algorithm)
+        self.sums = digest.sums()
         self.is_queued = False
 
     def wait(self, seconds: float) -> bool:
@@ -61,6 +68,14 @@ class Check:
             wait_s = min(left_s, LOOK_S)
         return True
 
+    def take(self, piece: memoryview) -> bool:
+        """Go on with the next bytes; False if they are not those that came first."""
+        if not self._note(self, self.at, piece):
+            return False
+        self.sums.update(piece)
+        self.at += len(piece)
+        return True
+
     def conclude(self) -> None:
         """Compare the sums with the checksum and tell who asked for it."""
         is_right = self.sums.digest() == self.digest.value
@@ -69,7 +84,7 @@ class Check:
 
 
 class FirstSums:
-    """Checksums of a content's blocks as they came first. Guarded by the content's lock.
+    """Checksums of a content's blocks as they came first, or were looked at first. Guarded by the content's lock.
 
     Who has read a block that was evicted since has read what the verdict is about only if what comes again is the same.
     """
@@ -167,6 +182,8 @@ class Verifier:
 
     def _follow(self, check: Check) -> bool:
         """Take the next piece, or give the verdict; False if there is nothing more to be done now."""
+        if check.verdict is not None:
+            return False
         if check.at == check.size:
             check.conclude()
             return False
@@ -185,8 +202,4 @@ class Verifier:
 
     def _take(self, check: Check, end: int) -> bool:
         piece = self._buffer[: end - check.at]
-        if not self._store.readinto(check.identity, check.at, piece, check.size):
-            return False
-        check.sums.update(piece)
-        check.at = end
-        return True
+        return self._store.readinto(check.identity, check.at, piece, check.size) and check.take(piece)

@@ -262,8 +262,8 @@ def test_events_of_a_run_that_was_final_when_it_was_seen_first_is_empty(outputs:
     assert (outputs / ".rescale/events").read_bytes() == b""
 
 
-def test_events_is_empty_after_a_remount(live: Run, mount_of: Callable[..., Mounted], emulator: Emulator) -> None:
-    """But for the state in which the new mount sees the run first."""
+def test_events_begins_anew_after_a_remount(live: Run, mount_of: Callable[..., Mounted], emulator: Emulator) -> None:
+    """With the state in which the new mount sees the run first, if that is not final."""
     mounted = mount_of(emulator)
     top = mounted.top(live)
     write(top / "stop", b"1")

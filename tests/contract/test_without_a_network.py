@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.conftest import Mounted, mount_at, wait_for
+from tests.network import nobody_at
 from tests.test_cli import failure, rescalefs
 from tests.tools import FILES, errno_of, run_in, sh
 
@@ -142,20 +144,27 @@ class Away:
         self._world = world
         self.emulator = Emulator(world).start()
         self._port = int(self.emulator.origin.rpartition(":")[2])
+        self._held = contextlib.ExitStack()
 
     def go(self) -> None:
         self.emulator.stop()
+        self._held.enter_context(nobody_at(self._port))
 
     def come_back(self) -> None:
+        self._held.close()
         self.emulator = Emulator(self._world, port=self._port).start()
+
+    def close(self) -> None:
+        self._held.close()
+        with contextlib.suppress(RuntimeError):  # it is away
+            self.emulator.stop()
 
 
 @pytest.fixture
 def away(world: World) -> Iterator[Away]:
     found = Away(world)
     yield found
-    with contextlib.suppress(RuntimeError):
-        found.go()
+    found.close()
 
 
 def test_another_account_sees_nothing_of_what_was_kept(
@@ -188,6 +197,41 @@ def test_what_was_open_stays_open_while_the_network_is_away(
         away.come_back()
         wait_for(lambda: errno_of(os.pread, file.fileno(), 10, len(data) - 10) == "", 20, lambda: "still away")
         assert os.pread(file.fileno(), 10, len(data) - 10) == data[-10:]
+
+
+def test_tail_f_goes_on_when_the_network_is_back(
+    world: World, away: Away, mount_of: Callable[..., Mounted], tmp_path: Path
+) -> None:
+    """Though what was known of the run is too old by then. So does `-F`: it sees one file all the time."""
+    run: Run = world.jobs["LiveR"].runs["1"]
+    mounted = mount_of(away.emulator)
+    path, shown = mounted.top(run) / "log", tmp_path / "shown"
+    before = run.live["log"].read().decode()
+    with contextlib.ExitStack() as stack:
+        followers = []
+        for option in ("-f", "-F"):
+            command = ["tail", option, "-n", "+1", "-s", "0.2", "--max-unchanged-stats=1", str(path)]
+            output = stack.enter_context(open(f"{shown}{option}", "wb"))
+            followers.append(stack.enter_context(subprocess.Popen(command, stdout=output, stderr=output)))
+            stack.callback(followers[-1].kill)
+
+        def are_shown(text: str) -> bool:
+            return all(Path(f"{shown}{option}").read_text() == text for option in ("-f", "-F"))
+
+        def said() -> str:
+            return "".join(Path(f"{shown}{option}").read_text() for option in ("-f", "-F"))
+
+        wait_for(lambda: are_shown(before), 20, said)
+        away.go()
+        (mounted.path / ".rescale/refresh").write_bytes(b"1\n")  # as if all of it had been asked for long ago
+        for _ in range(20):
+            assert path.stat().st_size == len(before)
+            time.sleep(0.1)
+        assert errno_of(os.listdir, path.parent) == "EIO"  # which would be a part of the whole
+        away.come_back()
+        run.live["log"].append(b"again\n")
+        wait_for(lambda: are_shown(f"{before}again\n"), 30, said)
+        assert [follower.poll() for follower in followers] == [None, None]
 
 
 def test_that_the_network_is_back_is_noticed_by_itself(away: Away, mount_of: Callable[..., Mounted]) -> None:
