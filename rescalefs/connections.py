@@ -19,7 +19,7 @@ from typing import Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
 from urllib3.util.connection import create_connection
 
 _time = threading.local()  # its `left_s`, where there is one, tells what is left of this thread's time
@@ -97,27 +97,32 @@ class _Connection(HTTPConnection):
     response_class = _Answer
 
     def _new_conn(self) -> socket.socket:
-        """Connect to the first address that answers; each has an equal share of what is left of the time."""
-        most_s: float = self.timeout  # type: ignore[assignment]  # every request has one
-        failure: OSError | None = None
+        """Connect to the first address that answers; each has an equal share of what is left of the time.
+
+        Raises:
+            ReadTimeoutError: the resolver took all of it, which tells nothing about the network.
+        """
         try:
             found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
-            for number, (*_, address) in enumerate(found):
-                wait_s = _wait_s(most_s, len(found) - number)
-                try:
-                    sock = create_connection((str(address[0]), self.port), wait_s, socket_options=self.socket_options)
-                except OSError as error:
-                    failure = failure or error
-                else:
-                    sock.settimeout(most_s)  # for what follows, such as a handshake
-                    return sock
-            raise failure or OSError("no address")
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
-        except TimeoutError as error:
-            raise ConnectTimeoutError(self, f"Connection to {self.host} timed out") from error
-        except OSError as error:
-            raise NewConnectionError(self, f"Failed to establish a new connection: {error}") from error
+        most_s: float = self.timeout  # type: ignore[assignment]  # every request has one
+        try:
+            share_s = _wait_s(most_s, len(found))
+        except TimeoutError:
+            raise ReadTimeoutError(self, self.host, "the resolver took all the time") from None  # type: ignore[arg-type]
+        failure: OSError | None = None
+        for *_, address in found:
+            try:
+                sock = create_connection((str(address[0]), self.port), share_s, socket_options=self.socket_options)
+            except OSError as error:
+                failure = failure or error
+            else:
+                sock.settimeout(most_s)  # for what follows, such as a handshake
+                return sock
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(self, f"Connection to {self.host} timed out") from failure
+        raise NewConnectionError(self, f"Failed to establish a new connection: {failure}") from failure
 
 
 class _SecureConnection(_Connection, HTTPSConnection):

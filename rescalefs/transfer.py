@@ -166,7 +166,8 @@ def begun(response: requests.Response, what: str, start: int) -> Transfer:
     text = response.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(text)
     first, last, total = map(_number, match.groups()) if match else (None, None, None)
-    if first != start or last is None or last < start or (total is not None and last >= total):
+    is_asked = "Range" in response.request.headers
+    if not is_asked or first != start or last is None or last < start or (total is not None and last >= total):
         raise Corrupt(f"{what}: asked for bytes from {start}, got {text[:60]!r}")
     return Transfer(response, start, total, what, length=last - start + 1)
 

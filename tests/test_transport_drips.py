@@ -12,6 +12,7 @@ import pytest
 
 from rescalefs.emulator.clock import ManualClock
 from rescalefs.errors import DeadlineExceeded, RescaleError, Unavailable
+from rescalefs.reach import Reach
 from tests.asking import GOOD, OK, Dripping
 from tests.raw_server import READ, STALL, RawServer, reply
 from tests.stack import transport_to
@@ -190,3 +191,23 @@ def test_a_name_that_is_not_known_is_unavailable(clock: ManualClock) -> None:
         pytest.raises(Unavailable, match="rescale"),
     ):
         transport.json("e", "scope", "x/", clock.now() + 15, is_retried=False)
+
+
+def test_a_resolver_that_takes_all_the_time_is_no_lack_of_a_network(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it comes back, questions are asked at once."""
+    look_up = socket.getaddrinfo
+
+    def slow(*args: Any, **more: Any) -> list[Any]:
+        clock.advance(20)
+        return look_up(*args, **more)
+
+    reach = Reach(clock=clock.now)
+    with RawServer(OK) as server, closing(transport_to(server.origin, clock, reach=reach)) as transport:
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        with pytest.raises(DeadlineExceeded, match="the resolver took all the time"):  # who joined it may try again
+            transport.json("e", "scope", "x/", clock.now() + 15)
+        monkeypatch.undo()
+        assert reach.status == "online"
+        assert transport.json("e", "scope", "x/", clock.now() + 15) == GOOD
