@@ -200,7 +200,7 @@ def is_unconnected(error: Exception) -> bool:
 
 
 def retry_after_s(response: requests.Response, default_s: T) -> float | T:
-    """Return the seconds, an hour at most, for which the server wants to be left alone, in both forms of Retry-After."""
+    """Return for how many seconds, an hour at most, Retry-After, in either form, wants the server left alone."""
     header = response.headers.get("Retry-After")
     try:
         return min(Retry().parse_retry_after(header), MOST_RETRY_AFTER_S) if header else default_s
