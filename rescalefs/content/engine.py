@@ -130,7 +130,8 @@ class ContentEngine:
             if content is None or content.mismatches >= _MAX_MISMATCHES:  # a new try for who comes now
                 content = self._contents[identity] = Content(file, identity, self._judge, self._change)
                 if identity in self._verified:
-                    content.unread.note(0, content.size)  # the kernel may have any of it
+                    content.unread.note(0, content.size)  # the kernel may have any of it, and serve it
+                    content.served = (0,)
             content.users += 1
             handle = ContentHandle(content, self._generations[identity], self._readinto, self._release)
         return handle
