@@ -131,7 +131,8 @@ class ContentEngine:
             if content is None or content.mismatches >= _MAX_MISMATCHES:  # a new try for who comes now
                 content = self._contents[identity] = Content(file, identity, self._judge, self._change)
                 if identity in self._verified:
-                    content.unread.note(0, content.size)  # the kernel may have any of it
+                    content.unread.note(0, content.size)  # the kernel may have any of it, and serve it
+                    content.served = (0,)
             content.users += 1
             handle = ContentHandle(content, self._generations[identity], self._readinto, self._release)
         return handle
@@ -165,7 +166,9 @@ class ContentEngine:
             if not content.users and content.served and content.check is not None:
                 if content.check.verdict:
                     self._verified.add(content.identity)
-                else:  # what was read of it is known no more: nor may it be kept
+                elif (
+                    content.done or content.identity not in self._verified
+                ):  # what was read of it is known no more: nor may it be kept
                     self._generations[content.identity] += 1
                     self._verified.discard(content.identity)
             if not content.users and self._contents.get(content.identity) is content:
