@@ -166,9 +166,8 @@ class ContentEngine:
             if not content.users and content.served and content.check is not None:
                 if content.check.verdict:
                     self._verified.add(content.identity)
-                elif (
-                    content.done or content.identity not in self._verified
-                ):  # what was read of it is known no more: nor may it be kept
+                elif content.done or content.identity not in self._verified:
+                    # What was read of it is known no more: nor may it be kept.
                     self._generations[content.identity] += 1
                     self._verified.discard(content.identity)
             if not content.users and self._contents.get(content.identity) is content:
