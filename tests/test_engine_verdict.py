@@ -192,6 +192,39 @@ def test_what_replaces_a_damaged_block_of_a_verified_file_is_verified(
             read_through(handle)
 
 
+def test_a_block_that_comes_while_the_mark_is_looked_at_is_verified(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark was there when it was looked at, and is of the bytes that were there before."""
+    source, (data, file) = source_of(SIZE), made(SIZE)
+    with_mark = begin(source)
+    assert read_through(with_mark.open(file)) == data
+    with_mark.close()
+    (first,) = [path for path in files(tmp_path) if path.suffix == ".0"]
+    with first.open("r+b") as segment:
+        segment.seek(DATA_AT + 3 * BLOCK_BYTES)
+        segment.write(b"damage")
+    source.files[file.id] = changed(data, 3 * BLOCK_BYTES)
+
+    engine = begin(source)
+    has_looked, has_come, is_verified = threading.Event(), threading.Event(), engine._cache.is_verified
+
+    def slow(identity: str, content_bytes: int) -> bool:
+        is_marked = is_verified(identity, content_bytes)
+        has_looked.set()
+        assert has_come.wait(10)
+        return is_marked
+
+    monkeypatch.setattr(engine._cache, "is_verified", slow)
+    handle = engine.open(file)
+    assert handle.read(0, 10) == data[:10]
+    assert has_looked.wait(10)
+    handle.read(3 * BLOCK_BYTES, 10)
+    has_come.set()
+    with pytest.raises(Corrupt):
+        read_through(handle)
+
+
 def test_a_block_that_comes_again_to_a_verified_file_must_be_the_same(begin: Begin) -> None:
     """Known to be right, then evicted, then sent otherwise: it is asked for again, and nothing else is lost."""
     source, (data, file) = source_of(SIZE), made(SIZE)

@@ -114,6 +114,16 @@ class Content:
             self._on_change(self, mismatches)
         return is_same
 
+    def _trusted(self, check: Check) -> bool:
+        """Take the mark on disk for the verdict; False if a block has come, of which it may say nothing.
+
+        A block that comes later finds the verdict, and begins a new check.
+        """
+        with self.lock:
+            if self.first.is_empty:
+                check.verdict = True
+            return self.first.is_empty
+
     def is_coming(self, start: int, end: int) -> bool:
         """Tell whether something of the bytes in [start, end) is on its way."""
         with self.lock:
@@ -125,7 +135,7 @@ class Content:
             self.unread.note(0, self.size)  # nobody has noted what was read since the verdict
         if self.file.digest is not None and not self.is_whole:
             verdict = partial(self._on_verdict, self)
-            self.check = Check(self.identity, self.size, self.file.digest, verdict, self._looked_at)
+            self.check = Check(self.identity, self.size, self.file.digest, verdict, self._looked_at, self._trusted)
 
     def on_its_way(self) -> list[OnItsWay]:
         """Return what is being fetched, or waits for that."""

@@ -38,12 +38,14 @@ class Check:
         digest: Digest,
         on_verdict: Callable[[Check, bool], None],
         note: Callable[[Check, int, memoryview], bool] = lambda *_: True,
+        trust: Callable[[Check], bool] = lambda _: False,
     ) -> None:
         self.identity = identity
         self.size = size
         self.digest = digest
         self._on_verdict = on_verdict
         self._note = note  # which blocks were looked at; False if they are not as they came
+        self._trust = trust  # the mark on disk; False if it may tell of others than those that are here
         self.verdict: bool | None = None
         self.idle = threading.Event()  # set while no block that is here waits to be looked at
         self.idle.set()
@@ -76,6 +78,10 @@ class Check:
         self.at += len(piece)
         return True
 
+    def trust(self) -> bool:
+        """Take the mark on disk for the verdict; False if it is not to be trusted."""
+        return self._trust(self)
+
     def conclude(self) -> None:
         """Compare the sums with the checksum and tell who asked for it."""
         is_right = self.sums.digest() == self.digest.value
@@ -92,6 +98,11 @@ class FirstSums:
     def __init__(self, size: int) -> None:
         self._size = size
         self._sums = bytearray()  # made when the first block comes
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether no block has come or was looked at."""
+        return not self._sums
 
     def note(self, start: int, sums: bytes) -> tuple[bool, int | None]:
         """Note blocks from offset *start* on: tell if all are as they came before, and where the first new one is."""
@@ -189,8 +200,7 @@ class Verifier:
             return False
         if not check.is_begun:
             check.is_begun = True
-            if self._store.disk.is_verified(check.identity, check.size):
-                check.verdict = True
+            if self._store.disk.is_verified(check.identity, check.size) and check.trust():
                 return False
         end = min(check.until, check.at + _PIECE_BYTES)
         if end <= check.at:
