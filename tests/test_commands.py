@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 
@@ -97,10 +98,13 @@ def test_a_mount_that_is_stopped_keeps_no_command_waiting(
         status = CliRunner().invoke(status_command.status_command, [str(mounted.jobs)])
         assert status.exit_code == 1
         assert status.stdout.splitlines() == [str(mounted.path), "  it does not answer (in 1 s): its log says more"]
-        for command, path in (("refresh", str(mounted.jobs)), ("refresh", through), ("warm", through)):
-            code, said = failure(rescalefs(home, command, path))
-            assert (code, said) == (1, f"{mounted.path} does not answer: its log says more")
-        assert failure(rescalefs(home, "mount", str(mounted.path), **access(mounted.emulator)))[0] == 7
+        with ThreadPoolExecutor() as pool:  # each takes a while
+            asked = [("refresh", str(mounted.jobs)), ("refresh", through), ("warm", through)]
+            answers = [pool.submit(rescalefs, home, *words) for words in asked]
+            other = pool.submit(rescalefs, home, "mount", str(mounted.path), **access(mounted.emulator))
+        for answer in answers:
+            assert failure(answer.result()) == (1, f"{mounted.path} does not answer: its log says more")
+        assert failure(other.result())[0] == 7
         lines_of(rescalefs(home, "umount", "--lazy", str(mounted.path)))
         assert system.mounted_type(mounted.path) is None
     finally:

@@ -85,7 +85,6 @@ def takes_minutes(how: str) -> Any:
     ("seconds", "how"),
     [
         pytest.param(SHORT_S, "parts", id="seconds-parts"),
-        pytest.param(SHORT_S, "joins", id="seconds-joins"),
         takes_minutes("whole"),
         takes_minutes("parts"),
         takes_minutes("joins"),

@@ -100,7 +100,7 @@ def is_final(top: Path) -> bool:
     return (top / ".rescale/status").read_text() == "final\n"
 
 
-@pytest.mark.parametrize("how", ["whole", "parts", "joins"])
+@pytest.mark.parametrize("how", [pytest.param("whole", marks=pytest.mark.long), "parts", "joins"])
 @pytest.mark.parametrize(
     "trickle_s", [4.0, pytest.param(70.0, marks=[pytest.mark.long, pytest.mark.timeout(400)])], ids=["soon", "minutes"]
 )
