@@ -183,7 +183,8 @@ def cause(error: BaseException) -> str:
     while inner.args and isinstance(inner.args[0], BaseException):
         inner = inner.args[0]
     reason = getattr(inner, "reason", None)
-    text = str(reason if isinstance(reason, BaseException) else inner)
+    told = reason if isinstance(reason, BaseException) else inner
+    text = str(told.args[-1] if isinstance(told, ConnectTimeoutError) else told)  # whose first is the connection
     return text.rsplit(">: ", 1)[-1].rsplit("): ", 1)[-1] or type(error).__name__
 
 
