@@ -223,6 +223,24 @@ def test_snapshot_holds_the_moment(job: Job, clock: ManualClock, form: Any) -> N
     assert (file.type_id, members) == (SNAPSHOT, {"log": b"one", "d/f": b"two"})
 
 
+@pytest.mark.parametrize("form", ["tar.gz", "zip"])
+def test_any_name_can_be_in_a_snapshot(job: Job, clock: ManualClock, form: Any) -> None:
+    """JSON may tell of half of a surrogate pair, and of other names that are hardly any."""
+    run = job.add_run(live={"half\ud800": b"one", "../x": b"two", "new\nline": b"three", "nul\0": b"four"})
+    run.snapshot_format = form
+    assert run.snapshot() is not None
+    clock.advance(2)
+    (file,) = run.listed_files()
+    archive = io.BytesIO(whole(file.content))
+    if form == "zip":
+        with zipfile.ZipFile(archive) as zipped:
+            assert {zipped.read(name) for name in zipped.namelist()} == {b"one", b"two", b"three", b"four"}
+    else:
+        with tarfile.open(fileobj=archive) as tar:
+            assert "half\udced\udca0\udc80" in tar.getnames()
+            assert len(tar.getnames()) == 4
+
+
 def test_threads_append_whole_pieces(job: Job) -> None:
     log = job.add_run(live={"log": b""}).live["log"]
     threads = [

@@ -19,11 +19,12 @@ def pack(members: Mapping[str, bytes], form: ArchiveFormat, date: float) -> Byte
     if form == "zip":
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as zipped:
             for path, data in members.items():
-                zipped.writestr(path, data)
+                zipped.writestr(path.encode(errors="surrogatepass").decode(errors="replace"), data)  # it has no bytes
     else:
         with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
             for path, data in members.items():
-                info = tarfile.TarInfo(path)
+                # Half of a surrogate pair, which JSON may tell of, is the bytes that UTF-8 would have for it.
+                info = tarfile.TarInfo(path.encode(errors="surrogatepass").decode(errors="surrogateescape"))
                 info.size, info.mtime, info.mode = len(data), int(date), 0o644
                 tar.addfile(info, io.BytesIO(data))
     return Bytes(buffer.getvalue())
