@@ -49,8 +49,11 @@ DEFAULT_RATES: Mapping[str, Rate] = {JOBS: Rate(20, 40), CONTENTS: Rate(20, 64, 
 # Set to `off`, requests go out unpaced: for platforms of one's own, such as the emulator under a benchmark.
 SWITCH = "RESCALEFS_BUDGET"
 
-# Below this a throttled scope does not fall: one request in ten seconds still shows recovery.
-FLOOR_PER_S = 0.1
+# Below this a throttled scope does not fall, nor a slower one at all: what takes a few requests must have its answer
+# within the deadline for names, and each 429 stops everything for as long as it says anyway.
+FLOOR_PER_S = 0.5
+# A slower rate nobody may choose.
+LEAST_PER_S = 0.1
 # Share of the full rate gained by each answer that is not a 429, as long as there never was one.
 _GAIN = 0.01
 # The same in a second of answers once there was one: a halved rate is back after 25 s, not in a moment.
@@ -82,8 +85,8 @@ def parse_rate(text: str) -> tuple[str, Rate]:
     if match is None or match[1] not in DEFAULT_RATES:
         raise ValueError(f"{text!r} is no rate; write SCOPE=PER_S or SCOPE=PER_S:BURST for {', '.join(DEFAULT_RATES)}")
     per_s, burst = float(match[2]), int(match[3] or DEFAULT_RATES[match[1]].burst)
-    if per_s < FLOOR_PER_S or burst < 1:
-        raise ValueError(f"{text!r}: at least {FLOOR_PER_S} requests a second, and a burst of 1")
+    if per_s < LEAST_PER_S or burst < 1:
+        raise ValueError(f"{text!r}: at least {LEAST_PER_S} requests a second, and a burst of 1")
     return match[1], Rate(per_s, burst)
 
 
@@ -118,9 +121,10 @@ class _Bucket:
     def __init__(self, rate: Rate, remembered_per_s: float | None, now: float) -> None:
         self.full = rate
         self.most_per_s = max(rate.per_s, rate.most_per_s)
+        self.least_per_s = min(FLOOR_PER_S, rate.per_s)
         self.per_s = rate.per_s
         if remembered_per_s is not None:
-            self.per_s = min(self.most_per_s, max(FLOOR_PER_S, remembered_per_s))
+            self.per_s = min(self.most_per_s, max(self.least_per_s, remembered_per_s))
         self.is_careful = remembered_per_s is not None  # something is known of the limit
         self.halvings = 0
         self.full_again_at = now
@@ -233,7 +237,7 @@ class Budget:
             if is_news:
                 bucket.halvings += 1
                 bucket.is_careful = True
-                bucket.per_s = max(FLOOR_PER_S, bucket.per_s / 2)
+                bucket.per_s = max(bucket.least_per_s, bucket.per_s / 2)
             rate = f", then {bucket.per_s:.1f} requests/s" if bucket.per_s < math.inf else ""
         if is_news:
             log.warning("Rescale throttles %s: waiting %.0f s%s", scope, wait_s, rate)

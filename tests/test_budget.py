@@ -173,7 +173,7 @@ def test_a_429_halves_the_rate_and_answers_bring_it_back(clock: ManualClock) -> 
     for _ in range(20):
         throttle(budget)
     times_of(budget, clock, 1)
-    assert interval_s() == pytest.approx(10)
+    assert interval_s() == pytest.approx(1 / FLOOR_PER_S)
     assert budget.rates == {"a": FLOOR_PER_S}
     succeed(budget, 300)
     times_of(budget, clock, 1)
@@ -226,12 +226,30 @@ def test_after_a_429_a_rate_grows_with_time_and_not_with_itself(clock: ManualClo
 
 
 def test_growth_after_a_429_is_no_leap(clock: ManualClock) -> None:
-    """An answer gains a hundredth of the full rate at most, though the next one may be ten seconds away."""
+    """An answer gains a hundredth of the full rate at most, though the next one may be seconds away."""
     budget = budget_on(clock, {"a": Rate(20, 1)})
     for _ in range(12):
         throttle(budget)
     succeed(budget, 1)
     assert budget.rates["a"] == pytest.approx(FLOOR_PER_S + 0.2)
+
+
+def test_after_many_429s_what_takes_some_requests_has_its_answer_in_time(clock: ManualClock) -> None:
+    """They were about what is over: nobody is to wait for a mount that still asks once in ten seconds."""
+    budget = budget_on(clock, {"a": Rate(20, 40)})
+    for _ in range(12):
+        throttle(budget, 1.0)
+    clock.advance(1.0)
+    begun = clock.now()
+    for _ in range(5):
+        budget.take("a", begun + 15)
+
+
+def test_a_429_makes_no_rate_grow(clock: ManualClock) -> None:
+    """One that was chosen may be below the floor."""
+    budget = budget_on(clock, {"a": Rate(0.2, 1)})
+    throttle(budget)
+    assert budget.rates == {"a": 0.2}
 
 
 @given(st.lists(st.tuples(st.floats(-5, 20), st.floats(0, 20)), max_size=8))
