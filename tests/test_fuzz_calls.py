@@ -18,7 +18,7 @@ from tests.mutation import mutated
 from tests.raw_server import RawServer, reply
 from tests.stack import transport_to
 
-LINES = {"fileType": "/work/log: ASCII text", "lines": [f"Time = {number}" for number in range(40)]}
+LINES = {"fileType": "/home/job_LiveR/work/log: ASCII text", "lines": [f"Time = {number}" for number in range(40)]}
 ME = {"email": "u@example.com", "name": "U", "company": {"code": "c", "members": [{"id": "x"}]}}
 
 
