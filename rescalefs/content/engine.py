@@ -211,7 +211,7 @@ class ContentEngine:
     def identity(self, file: RemoteFile) -> str:
         """Return what names the content of a file, as a file name."""
         known_by = f"{file.digest.algorithm}:{file.digest.value.hex()}" if file.digest else f"{self._account}:{file.id}"
-        return hashlib.blake2b(f"{known_by}:{file.size}".encode(), digest_size=20).hexdigest()
+        return hashlib.blake2b(f"{known_by}:{file.size}".encode(errors="surrogatepass"), digest_size=20).hexdigest()
 
     # ---- reading ----
 
