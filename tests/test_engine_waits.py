@@ -11,6 +11,7 @@ import pytest
 from rescalefs.content.engine import ContentEngine
 from rescalefs.content.verify import Check
 from rescalefs.errors import DeadlineExceeded
+from rescalefs.models import RemoteFile
 from rescalefs.timing import within
 from tests.faulty_source import LONG_S
 from tests.test_engine import MIB, Begin, made, read_through, source_of
@@ -22,8 +23,11 @@ DEADLINE_S = 1.0
 PIECE_S = 2 * DEADLINE_S / (SIZE / MIB)
 
 
-def hashed_slowly(engine: ContentEngine, may_go_on: Callable[[], object]) -> None:
-    """Let each piece of a checksum wait."""
+def here_from_before(begin: Begin, may_go_on: Callable[[], object]) -> tuple[ContentEngine, bytes, RemoteFile]:
+    """An engine that has all of a large file, without a verdict; each piece of its checksum waits."""
+    source, (data, file) = source_of(SIZE), made(SIZE)
+    engine = begin(source)
+    engine._store.write(engine.identity(file), 0, memoryview(data), SIZE)
     follow = engine._verifier._follow
 
     def slowly(check: Check) -> bool:
@@ -32,14 +36,12 @@ def hashed_slowly(engine: ContentEngine, may_go_on: Callable[[], object]) -> Non
 
     engine._verifier._follow = slowly  # type: ignore[method-assign]
     engine._deadline_s = DEADLINE_S
+    return engine, data, file
 
 
 def test_the_end_is_waited_for_as_long_as_the_checksum_is_being_computed(begin: Begin) -> None:
     """Of a huge file that is here from before: all is well, so its reader gets no error."""
-    source, (data, file) = source_of(SIZE), made(SIZE)
-    engine = begin(source)
-    engine._store.write(engine.identity(file), 0, memoryview(data), SIZE)
-    hashed_slowly(engine, lambda: time.sleep(PIECE_S))
+    engine, data, file = here_from_before(begin, lambda: time.sleep(PIECE_S))
     handle = engine.open(file)
     with within(DEADLINE_S):
         assert handle.read(0, SIZE) == data
@@ -49,10 +51,7 @@ def test_the_end_is_waited_for_as_long_as_the_checksum_is_being_computed(begin: 
 
 def test_who_was_killed_is_not_kept_by_a_checksum(begin: Begin) -> None:
     """He waits no longer than for anything; the checksum goes on, and who reads then has the verdict."""
-    source, (data, file) = source_of(SIZE), made(SIZE)
-    engine = begin(source)
-    engine._store.write(engine.identity(file), 0, memoryview(data), SIZE)
-    hashed_slowly(engine, lambda: time.sleep(PIECE_S))
+    engine, data, file = here_from_before(begin, lambda: time.sleep(PIECE_S))
     handle = engine.open(file)
     with within(DEADLINE_S, lambda: False), pytest.raises(DeadlineExceeded, match="checksum"):
         handle.read(0, SIZE)
@@ -63,11 +62,8 @@ def test_who_was_killed_is_not_kept_by_a_checksum(begin: Begin) -> None:
 
 def test_a_checksum_that_does_not_go_on_is_waited_for_in_vain(begin: Begin) -> None:
     """Nothing is waited for without a deadline."""
-    source, (data, file) = source_of(SIZE), made(SIZE)
-    engine = begin(source)
-    engine._store.write(engine.identity(file), 0, memoryview(data), SIZE)
     may_go_on = threading.Event()
-    hashed_slowly(engine, lambda: may_go_on.wait(LONG_S))
+    engine, data, file = here_from_before(begin, lambda: may_go_on.wait(LONG_S))
     handle = engine.open(file)
     with pytest.raises(DeadlineExceeded, match="checksum"):
         handle.read(0, SIZE)
