@@ -8,7 +8,7 @@ export PYTHON ?=
 export SYSTEM_PACKAGES ?= yes
 # Test processes side by side, a file of tests in one of them; they wait for mounts and for time more than they compute.
 # In the order of their names, because the files of many tests, which xdist would begin with, are not the long ones.
-WORKERS ?= 5
+WORKERS ?= 6
 # More arguments for `rescalefs demo` or pytest, e.g. make demo ARGS=--tour-only, make test ARGS="-k names".
 ARGS ?=
 
@@ -24,7 +24,7 @@ help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  ARGS="..."          more arguments for the demo, pytest or the benchmarks'
-	@echo '  WORKERS=N           test processes side by side (5; 0 for none but pytest itself)'
+	@echo '  WORKERS=N           test processes side by side (6; 0 for none but pytest itself)'
 	@echo '  VENV=DIR            where the virtual environment is (.venv)'
 	@echo '  PYTHON=PROGRAM      the Python that makes it (the first python3 from 3.10 on)'
 	@echo '  SYSTEM_PACKAGES=no  install nothing with apt, use the FUSE libraries that are there'

@@ -152,8 +152,8 @@ def check_all_but_the_bound(root: Path) -> None:
 
 
 def test_a_killed_process_leaves_nothing_wrong(tmp_path: Path) -> None:
-    """kill -9 at 10 random moments, beside a process that goes on: right bytes from then on, no garbage."""
-    kill_again_and_again(tmp_path, 10)
+    """kill -9 at 5 random moments, beside a process that goes on: right bytes from then on, no garbage."""
+    kill_again_and_again(tmp_path, 5)
 
 
 @pytest.mark.long
