@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rescalefs.timing import Clock
+from rescalefs.timing import Clock, date_text
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +47,24 @@ class CredentialError(Exception):
 class Key:
     """The API key, read again from its source on demand. Its text appears in no repr, log or error. Threads: any."""
 
-    def __init__(self, read: Callable[[], str], source: str, *, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        read: Callable[[], str],
+        source: str,
+        *,
+        clock: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+    ) -> None:
         self._read = read
         self.source = source
         self._clock = clock
+        self._wall_clock = wall_clock
         self._lock = threading.Lock()  # guards the fields below; a small local file may be read under it
         self._value = read()
         self._seen = {self._value}
         self._trouble = ""  # why the source could not be read again
         self._said_at: float | None = None  # when the log was told that the key is refused; None since it was accepted
+        self._refused_since: float | None = None  # by the wall clock; None since it was accepted
 
     def __repr__(self) -> str:
         return f"<key from {self.source}>"
@@ -67,6 +76,13 @@ class Key:
             value = self._value
         is_jwt = value.startswith("ey") and value.count(".") == 2
         return f"{'Bearer' if is_jwt else 'Token'} {value}"
+
+    @property
+    def status(self) -> str | None:
+        """Return `key refused since` when, and where it is from; None if it was accepted last, or never used."""
+        with self._lock:
+            since = self._refused_since
+        return None if since is None else f"key refused since {date_text(since)}: the one from {self.source}"
 
     def renew(self, refused: str) -> bool:
         """Read the key's source again; True if it now gives another Authorization value than *refused*."""
@@ -92,6 +108,8 @@ class Key:
         """Tell the log that the key is refused, with the remedy: once a minute, however many ask."""
         with self._lock:
             now = self._clock()
+            if self._refused_since is None:
+                self._refused_since = self._wall_clock()
             if self._said_at is not None and now - self._said_at < _SAID_EVERY_S:
                 return
             self._said_at, trouble = now, self._trouble
@@ -100,9 +118,9 @@ class Key:
 
     def accepted(self) -> None:
         """Note that the key was accepted: that it is refused again is news, then."""
-        if self._said_at is not None:
+        if self._refused_since is not None:
             with self._lock:
-                self._said_at = None
+                self._said_at = self._refused_since = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,7 @@ class Mount:
 
         self._reach = Reach(clock=clock, wall_clock=wall_clock)
         self._breaker = Breaker(clock=clock, wall_clock=wall_clock)
+        self._key = account.key
         self._stalls = Stalls(min(STALL_S, settings.data_deadline_s * STALL_SHARE))  # bytes come in real time
         name = account_name(account.origin, owner)
         kept = Kept(listings_directory(settings), wall_clock=wall_clock)
@@ -242,7 +243,7 @@ class Mount:
         yield from map(str, self._engine.open_contents())
 
     def _status(self) -> str:
-        failing = None if self._reach.is_offline else self._breaker.status
+        failing = None if self._reach.is_offline else self._key.status or self._breaker.status
         return failing or self._reach.status
 
     def _stats(self) -> Mapping[str, object]:

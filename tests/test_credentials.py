@@ -331,6 +331,21 @@ def test_a_refused_key_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -
     assert SECRET not in caplog.text
 
 
+def test_since_when_a_key_is_refused_is_known() -> None:
+    """From the first refusal in a row on, with where it is from and not what it is."""
+    now = [1_700_000_000.0]
+    key = Key(lambda: SECRET, "a file", wall_clock=lambda: now[0])
+    assert key.status is None
+    key.refused("GET x/: 401")
+    now[0] += 90
+    key.refused("GET x/: 401")
+    assert key.status == "key refused since 2023-11-14T22:13:20Z: the one from a file"
+    key.accepted()
+    assert key.status is None
+    key.refused("GET x/: 401")
+    assert key.status == "key refused since 2023-11-14T22:14:50Z: the one from a file"
+
+
 def test_a_source_that_cannot_be_read_again_is_told(
     tmp_path: Path, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -266,6 +267,21 @@ def test_a_key_that_is_refused_leaves_one_line_a_minute_in_the_log(mount_of: Mou
     assert "the API key from RESCALE_API_KEY is refused" in line
     emulator.key = KEY
     assert (top / "big.bin").read_bytes() == FILES["big.bin"]
+
+
+def test_rescale_status_says_since_when_the_key_is_refused(mount_of: Mounting, emulator: Emulator) -> None:
+    """With where it is from; it ends with the first question that is answered."""
+    mounted = mount_of(emulator, RESCALEFS_BUDGET="off")
+    top, status = mounted.jobs / "AbCdE/runs/1", mounted.path / ".rescale/status"
+    assert os.listdir(top)
+    assert status.read_text() == "online\n"
+    emulator.key = "another"
+    with pytest.raises(PermissionError):
+        (top / "big.bin").read_bytes()
+    assert re.fullmatch(r"key refused since 20\S*Z: the one from RESCALE_API_KEY\n", status.read_text())
+    emulator.key = KEY
+    assert (top / "big.bin").read_bytes() == FILES["big.bin"]
+    assert status.read_text() == "online\n"
 
 
 @pytest.mark.parametrize("source", ["--key-file", "apiconfig", "credential"])
