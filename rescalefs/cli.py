@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import platformdirs
@@ -208,32 +209,48 @@ def mount_command(
     _check_cache(settings)
     account = named_account(key_file, api_url, profile)
     owner = _owner_of(account, settings)
-    if foreground:
-        log.set_up(log_level, None, os.environ)
-        _serve(settings, account, owner, loaded, lambda: None)
-    _keep_outside(settings, file, "--log-file")
+    serve = partial(mount.serve, settings, account, owner, loaded)
+    try:
+        with system.claimed(settings.mount_point) as release:
+            if foreground:
+                log.set_up(log_level, None, os.environ)
+                _serve(serve, release)
+            _keep_outside(settings, file, "--log-file")
+            _serve_in_background(serve, release, log_level, file)
+    except system.MountError as error:
+        raise _failure_of(error) from None
+    click.echo(plain(f"{account.origin} is mounted on {settings.mount_point} (log: {file})"))
+
+
+def _serve(serve: Callable[[Callable[[], None]], None], on_ready: Callable[[], None]) -> NoReturn:
+    """Serve in this process, and leave it at once when done."""
+    try:
+        serve(on_ready)
+    except NoFuse as error:
+        raise Failure(f"{error}: the lines above say why", Exit.FUSE) from None
+    leave(0)
+
+
+def _serve_in_background(
+    serve: Callable[[Callable[[], None]], None], on_ready: Callable[[], None], log_level: str, file: Path
+) -> None:
+    """Serve in another process, which logs into *file*; return when it is ready."""
     try:
         log.set_up(log_level, file, os.environ)
     except OSError as error:
         raise Failure(f"cannot write the log file {file}: {error.strerror}", Exit.CACHE) from None
 
-    def serve(ready: Callable[[], None]) -> None:
-        mount.serve(settings, account, owner, loaded, ready)
+    def serve_there(tell_ready: Callable[[], None]) -> None:
+        def ready() -> None:
+            on_ready()
+            tell_ready()
+
+        serve(ready)
 
     try:
-        mount.run_in_background(serve, _detach)
+        mount.run_in_background(serve_there, _detach)
     except NoFuse as error:
         raise Failure(f"{error}: the lines above, or {file}, say why", Exit.FUSE) from None
-    click.echo(plain(f"{account.origin} is mounted on {settings.mount_point} (log: {file})"))
-
-
-def _serve(settings: Settings, account: Account, owner: str, binding: Binding, on_ready: Callable[[], None]) -> None:
-    """Serve in this process, and leave it at once when done."""
-    try:
-        mount.serve(settings, account, owner, binding, on_ready)
-    except NoFuse as error:
-        raise Failure(f"{error}: the lines above say why", Exit.FUSE) from None
-    leave(0)
 
 
 def _check_fuse(settings: Settings, binding: str) -> Binding:
@@ -242,14 +259,15 @@ def _check_fuse(settings: Settings, binding: str) -> Binding:
         may_be_filled = bool(settings.fuse_options and settings.fuse_options.get("nonempty"))
         system.check_mount_point(settings.mount_point, may_be_filled=may_be_filled)
         return load(binding)
-    except system.FuseMissing as error:
-        raise Failure(str(error), Exit.FUSE) from None
-    except system.AlreadyMounted as error:
-        raise Failure(str(error), Exit.MOUNTED) from None
     except system.MountError as error:
-        raise Failure(str(error), Exit.MOUNT_POINT) from None
+        raise _failure_of(error) from None
     except NoFuse as error:
         raise Failure(str(error), Exit.FUSE) from None
+
+
+def _failure_of(error: system.MountError) -> Failure:
+    codes = {system.FuseMissing: Exit.FUSE, system.AlreadyMounted: Exit.MOUNTED}
+    return Failure(str(error), codes.get(type(error), Exit.MOUNT_POINT))
 
 
 def _keep_outside(settings: Settings, path: Path, option: str) -> None:

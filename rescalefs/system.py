@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import re
 import resource
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,6 +143,32 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
         raise MountError(f"{mount_point} is not empty: choose an empty directory, or mount over it with  -o nonempty")
     if os.geteuid() != 0 and not os.access(mount_point, os.W_OK):  # what fusermount3 asks for
         raise MountError(f"you may not write to {mount_point}: choose a directory of your own")
+
+
+@contextlib.contextmanager
+def claimed(mount_point: Path) -> Iterator[Callable[[], None]]:
+    """Keep others from mounting on *mount_point*, until what is yielded is called, from any thread.
+
+    A process that is forked meanwhile must call it, too. Where the file system knows no locks, nobody is kept.
+
+    Raises:
+        AlreadyMounted: another process is about to mount there, or has done so since it was checked.
+        MountError: it is gone.
+    """
+    with contextlib.ExitStack() as claim:
+        try:
+            descriptor = os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY)
+            claim.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyMounted(f"another rescalefs is about to mount on {mount_point}: wait for it") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise MountError(f"{mount_point} cannot be used: {error.strerror}") from None
+        if mounted_type(mount_point) is not None:
+            remedy = f"leave it with  rescalefs umount {mount_point}"
+            raise AlreadyMounted(f"something was mounted on {mount_point} just now: {remedy}")
+        yield claim.close
 
 
 def is_dead(mount_point: Path) -> bool:

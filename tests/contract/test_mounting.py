@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from rescalefs import system
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run
-from tests.conftest import Mounted, wait_for
+from tests.conftest import Mounted, mount_at, wait_for
 from tests.tools import FILES, distinct, errno_of, posts
 
 pytestmark = pytest.mark.mount
@@ -90,3 +93,31 @@ def test_a_mount_whose_process_died_is_cleared_at_the_next_start(
     mounted.mount()
 
     assert (mounted.top(run) / "process_output.log").read_bytes() == FILES["process_output.log"]
+
+
+def test_of_mounts_that_are_started_at_once_on_one_directory_one_comes_up(
+    run: Run, binding: str, emulator: Emulator, tmp_path: Path
+) -> None:
+    """All of them have seen that nothing is mounted there; one mounts, the others say why they do not."""
+    mounted = mount_at(tmp_path / "home", binding, emulator)
+    emulator.faults.add(endpoint="users_me", latency_s=1.0)
+    with contextlib.ExitStack() as stack:
+        stack.callback(mounted.clean_up)
+        command = [*mounted.command, *mounted.args, str(mounted.path)]
+        starting = [
+            stack.enter_context(subprocess.Popen(command, env=mounted.environ, stderr=subprocess.PIPE, text=True))
+            for _ in range(4)
+        ]
+        stack.callback(lambda: [each.kill() for each in starting])
+        wait_for(lambda: sum(each.poll() is None for each in starting) == 1, 30, lambda: "not one alone is left")
+        (mounted.process,) = [each for each in starting if each.returncode is None]
+        wait_for(lambda: "jobs" in os.listdir(mounted.path), 30, lambda: "it does not come up")
+        assert [entry.mount_point for entry in system.mounts()].count(mounted.path) == 1
+        for each in starting:
+            if each is not mounted.process:
+                assert each.returncode == 7
+                assert each.stderr is not None
+                assert re.fullmatch(rf"rescalefs: .* {mounted.path}\b.*: (wait|leave) .*\n", each.stderr.read())
+        assert mounted.unmount() == 0
+        mounted.mount()
+        assert (mounted.top(run) / "process_output.log").read_bytes() == FILES["process_output.log"]
