@@ -256,6 +256,8 @@ def _origin(url: str) -> str:
     try:
         parts = urlsplit(url if "://" in url else f"https://{url}")
         host, port = parts.hostname, parts.port
+        if "[" in parts.netloc:
+            ipaddress.IPv6Address(host or "")  # Python 3.10 takes anything between brackets
     except ValueError:
         raise CredentialError(_no_address(url)) from None
     if not host or parts.scheme not in ("http", "https") or parts.username is not None:
