@@ -175,3 +175,12 @@ def test_what_comes_anew_beside_pages_that_the_kernel_kept_is_verified(begin: Be
         assert third.identity == first.identity  # so the kernel asks for what it has not kept
         with pytest.raises(Corrupt):
             read_part(third, 0, SEGMENT_BYTES)
+
+
+def test_a_file_of_any_size_that_is_listed_is_closed_at_once(begin: Begin) -> None:
+    """What there is to be left of it counts, not how many segments there might be."""
+    source, (data, file) = source_of(MIB + 17), made(MIB + 17)
+    engine = begin(source)
+    engine.open(replace(file, size=1 << 62, digest=None)).close()
+    with closing(engine.open(file)) as handle:
+        assert read_through(handle) == data

@@ -17,6 +17,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from cachetools import LRUCache
@@ -223,8 +224,12 @@ class DiskCache:
 
     def leave(self, identity: str, content_bytes: int) -> None:
         """Let other processes write what is missing of a content."""
-        for number in range(segments_of(content_bytes)):
-            if (segment := self._opened.get((identity, number))) is not None:
+        opened: Iterable[tuple[str, int]] = ((identity, number) for number in range(segments_of(content_bytes)))
+        if segments_of(content_bytes) > self._max_open:  # a size may be any number that Rescale lists
+            with self._lock:
+                opened = [key for key in self._opened if key[0] == identity]
+        for key in opened:
+            if (segment := self._opened.get(key)) is not None:
                 segment.leave()
 
     def drop(self, identity: str, content_bytes: int) -> None:
