@@ -178,9 +178,13 @@ def test_what_comes_anew_beside_pages_that_the_kernel_kept_is_verified(begin: Be
 
 
 def test_a_file_of_any_size_that_is_listed_is_closed_at_once(begin: Begin) -> None:
-    """What there is to be left of it counts, not how many segments there might be."""
+    """And its state is told: what there is of it counts, not how many segments there might be."""
     source, (data, file) = source_of(MIB + 17), made(MIB + 17)
     engine = begin(source)
-    engine.open(replace(file, size=1 << 62, digest=None)).close()
+    huge = replace(file, size=1 << 62, digest=None)
+    engine.open(huge).close()
+    assert engine.state(huge) == "remote"
+    engine._store.write(engine.identity(huge), 7 * BLOCK_BYTES, memoryview(data)[:BLOCK_BYTES], huge.size)
+    assert engine.state(huge) == "partial"
     with closing(engine.open(file)) as handle:
         assert read_through(handle) == data

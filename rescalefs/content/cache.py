@@ -209,6 +209,17 @@ class DiskCache:
             start = until
         return None if first is None else (first, end)
 
+    def has_any(self, identity: str, content_bytes: int) -> bool:
+        """Tell whether something of a content is here. Looks at the files that there are, not at each that might be."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self._root / segment_name(identity, 0).partition("/")[0]):
+                known, _, number = name.rpartition(".")
+                if known == identity and number.isdecimal() and int(number) < segments_of(content_bytes):
+                    segment = self.find(identity, int(number), content_bytes)
+                    if segment is not None and segment.blocks.strip(_MISSING):
+                        return True
+        return False
+
     def is_verified(self, identity: str, content_bytes: int) -> bool:
         """Tell whether all of a content is here and matched its checksum."""
         segments = (self.find(identity, number, content_bytes) for number in range(segments_of(content_bytes)))

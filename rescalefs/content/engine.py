@@ -185,13 +185,10 @@ class ContentEngine:
         """Return how much of a file is here: remote, partial, cached or verified."""
         file = replace(file, size=self.size(file))
         identity = self.identity(file)
-        run = self._store.missing(identity, 0, file.size, file.size)
-        if run is None:
-            return (
-                "verified" if file.digest and file.size and self._cache.is_verified(identity, file.size) else "cached"
-            )
-        is_remote = run == (0, file.size)
-        return "remote" if is_remote else "partial"
+        if self._store.has_all(identity, 0, file.size):
+            is_verified = file.digest and file.size and self._cache.is_verified(identity, file.size)
+            return "verified" if is_verified else "cached"
+        return "partial" if self._store.has_any(identity, file.size) else "remote"
 
     def stats(self) -> Mapping[str, int]:
         """Return counters for `.rescale/stats`."""

@@ -91,6 +91,13 @@ class Store:
             start = until
         return True
 
+    def has_any(self, identity: str, content_bytes: int) -> bool:
+        """Tell whether something of a content is here."""
+        with self._lock:
+            if any(known == identity for known, _ in self._memory):
+                return True
+        return self.disk.has_any(identity, content_bytes)
+
     def drop(self, identity: str, content_bytes: int) -> None:
         """Forget a content."""
         self.disk.drop(identity, content_bytes)
