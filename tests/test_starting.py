@@ -1,0 +1,76 @@
+"""A mount that comes up though something goes on around it: such as streams that are closed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rescalefs import system
+from rescalefs.emulator.server import Emulator
+from rescalefs.emulator.world import World
+from tests.conftest import END_S, wait_for
+from tests.test_cli import ROOT, access
+
+_COMMAND = "import sys; from rescalefs import cli; cli.main()"
+
+
+def started(
+    code: str, shell_words: str, home: Path, emulator: Emulator, *args: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a shell, with its standard streams as *shell_words* say."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {shell_words}', "sh", sys.executable, "-c", code, *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), **access(emulator)},
+    )
+
+
+@pytest.fixture
+def point(tmp_path: Path) -> Path:
+    """An empty mount point."""
+    (tmp_path / "rescale").mkdir()
+    return tmp_path / "rescale"
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("closed", ["1>&- 2>&-", "0<&- 2>&-", "0<&- 1>&- 2>&-"])
+def test_a_mount_in_the_background_without_standard_streams(
+    closed: str, point: Path, tmp_path: Path, emulator: Emulator, binding: str
+) -> None:
+    """Neither its log nor what it tells its caller has the number of one, and is let go with it."""
+    log = tmp_path / "log"
+    words = ("mount", "--binding", binding, "--log-file", str(log), str(point))
+    assert started(_COMMAND, closed, tmp_path, emulator, *words).returncode == 0
+    try:
+        assert "jobs" in os.listdir(point)
+    finally:
+        system.unmount(point)
+    wait_for(lambda: f"unmounted {point}" in log.read_text(), END_S, lambda: f"not in the log:\n{log.read_text()}")
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_mount_in_the_foreground_without_standard_streams(
+    closed: str, point: Path, tmp_path: Path, emulator: Emulator, binding: str
+) -> None:
+    """It ends well all the same."""
+    code = (
+        "import os, signal; from rescalefs import mount; "
+        "mount._announce = lambda *_: os.kill(os.getpid(), signal.SIGTERM); " + _COMMAND
+    )
+    assert started(code, closed, tmp_path, emulator, "mount", "-f", "--binding", binding, str(point)).returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_the_exit_code_of_wait_without_standard_streams(
+    closed: str, tmp_path: Path, emulator: Emulator, world: World
+) -> None:
+    """It is how the job went."""
+    world.add_job("AbCdE").add_run(finished=True)
+    assert started(_COMMAND, closed, tmp_path, emulator, "wait", "AbCdE").returncode == 0
