@@ -1,8 +1,9 @@
-"""A mount that comes up though something goes on around it: such as streams that are closed."""
+"""A mount that comes up though something goes on around it: its caller ends, streams are closed, others clear up."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,23 @@ import pytest
 from rescalefs import system
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
-from tests.conftest import END_S, wait_for
+from tests.conftest import END_S, Mounted, wait_for
 from tests.test_cli import ROOT, access
 
+# The command, whose caller gets a signal after the mount is made and before it is told so.
+_CALLER_ENDS = """
+import os, signal, sys, time
+from rescalefs import cli, mount
+announce = mount._announce
+def announce_late(*args):
+    caller = os.getppid()
+    os.kill(caller, {number})
+    while os.getppid() == caller:
+        time.sleep(0.01)
+    announce(*args)
+mount._announce = announce_late
+cli.main()
+"""
 _COMMAND = "import sys; from rescalefs import cli; cli.main()"
 
 
@@ -36,6 +51,24 @@ def point(tmp_path: Path) -> Path:
     """An empty mount point."""
     (tmp_path / "rescale").mkdir()
     return tmp_path / "rescale"
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_mount_whose_caller_ends_meanwhile_ends_too(
+    number: signal.Signals, point: Path, tmp_path: Path, emulator: Emulator, binding: str
+) -> None:
+    """Ctrl-C said that it was aborted."""
+    log = tmp_path / "log"
+    words = ("mount", "--binding", binding, "--log-file", str(log), str(point))
+    try:
+        done = started(_CALLER_ENDS.format(number=int(number)), "2>/dev/null", tmp_path, emulator, *words)
+        assert done.returncode == (1 if number == signal.SIGINT else -number)
+        wait_for(lambda: f"unmounted {point}" in log.read_text(), END_S, lambda: f"it stays:\n{log.read_text()}")
+        assert system.mounted_type(point) is None
+    finally:
+        if system.mounted_type(point) is not None:
+            system.unmount(point, is_lazy=True)
 
 
 @pytest.mark.mount
@@ -74,3 +107,21 @@ def test_the_exit_code_of_wait_without_standard_streams(
     """It is how the job went."""
     world.add_job("AbCdE").add_run(finished=True)
     assert started(_COMMAND, closed, tmp_path, emulator, "wait", "AbCdE").returncode == 0
+
+
+@pytest.mark.mount
+def test_a_dead_mount_that_another_process_clears(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that is started at once: nothing is in the way any more."""
+    assert mounted.process is not None
+    mounted.process.kill()
+    mounted.process.wait()
+    is_dead = system.is_dead
+
+    def is_dead_and_cleared(place: Path) -> bool:
+        answer = is_dead(place)
+        system.unmount(place, is_lazy=True)
+        return answer
+
+    monkeypatch.setattr(system, "is_dead", is_dead_and_cleared)
+    system.check_mount_point(mounted.path)
+    assert system.mounted_type(mounted.path) is None
