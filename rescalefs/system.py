@@ -123,7 +123,11 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
     """
     kind = mounted_type(mount_point)
     if kind is not None and is_dead(mount_point):
-        unmount(mount_point, is_lazy=True)
+        try:
+            unmount(mount_point, is_lazy=True)
+        except MountError:
+            if mounted_type(mount_point) is not None:  # else another process has cleared it just now
+                raise
         kind = mounted_type(mount_point)
     if kind is not None:
         is_ours = kind == FILE_SYSTEM_TYPE
