@@ -52,9 +52,9 @@ class MountEntry(NamedTuple):
 
 def mounts() -> Iterator[MountEntry]:
     """Yield what is mounted, from the kernel's table: it never touches, and so never waits for, a file system."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    with open("/proc/self/mountinfo", "rb") as table:  # a carriage return in a name ends no line
         for line in table:
-            fields, _, rest = line.partition(" - ")
+            fields, _, rest = os.fsdecode(line).partition(" - ")
             point = _OCTAL.sub(lambda found: chr(int(found.group(1), 8)), fields.split(" ")[4])
             yield MountEntry(Path(point), rest.split(" ")[0])
 

@@ -14,7 +14,7 @@ from rescalefs import system
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from tests.conftest import END_S, Mounted, wait_for
-from tests.test_cli import ROOT, access
+from tests.test_cli import ROOT, access, failure, rescalefs
 
 # The command, whose caller gets a signal after the mount is made and before it is told so.
 _CALLER_ENDS = """
@@ -107,6 +107,25 @@ def test_the_exit_code_of_wait_without_standard_streams(
     """It is how the job went."""
     world.add_job("AbCdE").add_run(finished=True)
     assert started(_COMMAND, closed, tmp_path, emulator, "wait", "AbCdE").returncode == 0
+
+
+@pytest.mark.mount
+def test_a_mount_point_with_a_name_that_the_locale_has_not(tmp_path: Path, emulator: Emulator, binding: str) -> None:
+    """It is found in the kernel's table."""
+    point = tmp_path / "\xe4\r"
+    point.mkdir()
+    locale = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = ("mount", "--binding", binding, str(point))
+    done = rescalefs(tmp_path, *words, **access(emulator, **locale))
+    try:
+        assert done.returncode == 0, done.stderr
+        assert failure(rescalefs(tmp_path, *words, **access(emulator, **locale)))[0] == 7
+        assert rescalefs(tmp_path, "status", str(point), **locale).returncode == 0
+        assert rescalefs(tmp_path, "umount", str(point), **locale).returncode == 0
+    finally:
+        if system.mounted_type(point) is not None:
+            system.unmount(point, is_lazy=True)
+    assert os.listdir(point) == []
 
 
 @pytest.mark.mount
