@@ -220,8 +220,11 @@ def unmount(mount_point: Path, *, is_lazy: bool = False) -> None:
         done = subprocess.run(  # a fixed program, the path as one argument
             command, capture_output=True, text=True, errors="replace", timeout=_HELPER_S, check=False
         )
+    except FileNotFoundError:
+        raise MountError(f"there is no {command[0]} on the PATH, which is {os.environ.get('PATH')}") from None
     except subprocess.TimeoutExpired:
-        raise MountError(f"{command[0]} did not end in {_HELPER_S:g} s") from None
+        remedy = "" if is_lazy else f": detach it with  rescalefs umount --lazy {mount_point}"
+        raise MountError(f"{mount_point} does not answer{remedy}") from None
     if done.returncode != 0:
         reason = " ".join(done.stderr.split()) or f"{command[0]} failed with code {done.returncode}"
         if "busy" in reason:
