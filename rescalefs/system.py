@@ -156,7 +156,7 @@ def claimed(mount_point: Path) -> Iterator[Callable[[], None]]:
     A process that is forked meanwhile must call it, too. Where the file system knows no locks, nobody is kept.
 
     Raises:
-        AlreadyMounted: another process is about to mount there, or has done so since it was checked.
+        AlreadyMounted: another process is about to mount there or has locked it, or has mounted since it was checked.
         MountError: it is gone.
     """
     with contextlib.ExitStack() as claim:
@@ -165,7 +165,10 @@ def claimed(mount_point: Path) -> Iterator[Callable[[], None]]:
             claim.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AlreadyMounted(f"another rescalefs is about to mount on {mount_point}: wait for it") from None
+            raise AlreadyMounted(
+                f"another process has locked {mount_point}, as a rescalefs that is about to mount there does: "
+                "wait for it"
+            ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise MountError(f"{mount_point} cannot be used: {error.strerror}") from None
