@@ -144,3 +144,14 @@ def test_a_dead_mount_that_another_process_clears(mounted: Mounted, monkeypatch:
     monkeypatch.setattr(system, "is_dead", is_dead_and_cleared)
     system.check_mount_point(mounted.path)
     assert system.mounted_type(mounted.path) is None
+
+
+@pytest.mark.mount
+def test_the_demo_among_temporary_files_over_a_link(tmp_path: Path) -> None:
+    """It finds its mount where the link leads."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    done = rescalefs(tmp_path, "demo", "--tour-only", TMPDIR=str(tmp_path / "link"))
+    assert done.returncode == 0, done.stderr
+    assert "stop accepted" in done.stdout
+    assert os.listdir(tmp_path / "real") == []
