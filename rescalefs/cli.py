@@ -44,6 +44,7 @@ from rescalefs.terminal import (
     Failure,
     Seconds,
     Unreachable,
+    hold_streams,
     leave,
     mounted_place,
     named_account,
@@ -101,6 +102,7 @@ class _Rate(click.ParamType[tuple[str, Rate]]):
 @click.version_option(__version__, prog_name="rescalefs")
 def main() -> None:
     """Rescale jobs as folders."""
+    hold_streams()
     logging.getLogger().addHandler(logging.NullHandler())  # what fails before the log is set up is said in one sentence
 
 

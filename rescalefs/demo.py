@@ -49,9 +49,10 @@ def demo(mount_point: Path | None, tour_only: bool) -> None:
         raise click.ClickException(f"the demo needs more: pip install 'rescalefs[demo]' ({error})") from None
     console = Console(highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="rescalefs-demo-") as scratch:
-        point = system.place_of(mount_point) if mount_point else Path(scratch, "rescale")
         if mount_point is None:
-            point.mkdir()
+            mount_point = Path(scratch, "rescale")
+            mount_point.mkdir()
+        point = system.place_of(mount_point)
         with _interruptible(), Emulator(demo_world()) as emulator:
             environ = {
                 **os.environ,

@@ -344,7 +344,8 @@ def _set_read_ahead(mount_point: Path, kib: int) -> None:
 def run_in_background(serve_here: Callable[[Callable[[], None]], None], detach: Callable[[], None]) -> None:
     """Fork a process that serves; return once its mount answers.
 
-    The child keeps standard error until it is ready, so that what the library complains about is seen.
+    The child keeps standard error until it is ready, so that what the library complains about is seen. It ends if this
+    process is gone by then.
     *detach* is called in the child when it is ready: it points the standard streams elsewhere.
 
     Raises:
@@ -368,7 +369,10 @@ def run_in_background(serve_here: Callable[[Callable[[], None]], None], detach: 
 
         def ready() -> None:
             detach()
-            os.write(writer, _READY)
+            try:
+                os.write(writer, _READY)
+            except BrokenPipeError:  # who wanted the mount was ended while it came up, as by Ctrl-C
+                os.kill(os.getpid(), signal.SIGTERM)
 
         serve_here(ready)
         code = 0

@@ -52,9 +52,9 @@ class MountEntry(NamedTuple):
 
 def mounts() -> Iterator[MountEntry]:
     """Yield what is mounted, from the kernel's table: it never touches, and so never waits for, a file system."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    with open("/proc/self/mountinfo", "rb") as table:  # a carriage return in a name ends no line
         for line in table:
-            fields, _, rest = line.partition(" - ")
+            fields, _, rest = os.fsdecode(line).partition(" - ")
             point = _OCTAL.sub(lambda found: chr(int(found.group(1), 8)), fields.split(" ")[4])
             yield MountEntry(Path(point), rest.split(" ")[0])
 
@@ -123,7 +123,11 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
     """
     kind = mounted_type(mount_point)
     if kind is not None and is_dead(mount_point):
-        unmount(mount_point, is_lazy=True)
+        try:
+            unmount(mount_point, is_lazy=True)
+        except MountError:
+            if mounted_type(mount_point) is not None:  # else another process has cleared it just now
+                raise
         kind = mounted_type(mount_point)
     if kind is not None:
         is_ours = kind == FILE_SYSTEM_TYPE
@@ -152,7 +156,7 @@ def claimed(mount_point: Path) -> Iterator[Callable[[], None]]:
     A process that is forked meanwhile must call it, too. Where the file system knows no locks, nobody is kept.
 
     Raises:
-        AlreadyMounted: another process is about to mount there, or has done so since it was checked.
+        AlreadyMounted: another process is about to mount there or has locked it, or has mounted since it was checked.
         MountError: it is gone.
     """
     with contextlib.ExitStack() as claim:
@@ -161,7 +165,10 @@ def claimed(mount_point: Path) -> Iterator[Callable[[], None]]:
             claim.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AlreadyMounted(f"another rescalefs is about to mount on {mount_point}: wait for it") from None
+            raise AlreadyMounted(
+                f"another process has locked {mount_point}, as a rescalefs that is about to mount there does: "
+                "wait for it"
+            ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise MountError(f"{mount_point} cannot be used: {error.strerror}") from None
@@ -216,8 +223,11 @@ def unmount(mount_point: Path, *, is_lazy: bool = False) -> None:
         done = subprocess.run(  # a fixed program, the path as one argument
             command, capture_output=True, text=True, errors="replace", timeout=_HELPER_S, check=False
         )
+    except FileNotFoundError:
+        raise MountError(f"there is no {command[0]} on the PATH, which is {os.environ.get('PATH')}") from None
     except subprocess.TimeoutExpired:
-        raise MountError(f"{command[0]} did not end in {_HELPER_S:g} s") from None
+        remedy = "" if is_lazy else f": detach it with  rescalefs umount --lazy {mount_point}"
+        raise MountError(f"{mount_point} does not answer{remedy}") from None
     if done.returncode != 0:
         reason = " ".join(done.stderr.split()) or f"{command[0]} failed with code {done.returncode}"
         if "busy" in reason:

@@ -81,6 +81,16 @@ def tell(text: str, *, ends: str = "\n") -> None:
     click.echo(f"{plain(text)}{ends}", err=True, nl=False)
 
 
+def hold_streams() -> None:
+    """Open what the caller has closed of the standard streams: what is opened next would take their numbers.
+
+    What is printed would go there, and a mount in the background, which lets go of its streams, would close it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # a file gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
 def size_text(count: int) -> str:
     """Return bytes in the unit that suits them, as `--cache-size` takes them."""
     value, unit = float(count), "B"

@@ -105,10 +105,20 @@ def test_a_mount_that_is_stopped_keeps_no_command_waiting(
         for answer in answers:
             assert failure(answer.result()) == (1, f"{mounted.path} does not answer: its log says more")
         assert failure(other.result())[0] == 7
+        monkeypatch.setattr(system, "_HELPER_S", 1.0)
+        with pytest.raises(system.MountError, match=f"{mounted.path} does not answer: .* --lazy {mounted.path}"):
+            system.unmount(mounted.path)
         lines_of(rescalefs(home, "umount", "--lazy", str(mounted.path)))
         assert system.mounted_type(mounted.path) is None
     finally:
         mounted.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.mount
+@pytest.mark.skipif(os.getuid() != 0, reason="others have fusermount3 looked for before")
+def test_umount_says_that_its_helper_is_missing(mounted: Mounted, home: Path) -> None:
+    code, sentence = failure(rescalefs(home, "umount", str(mounted.path), PATH=str(home)))
+    assert (code, sentence) == (5, f"there is no umount on the PATH, which is {home}")
 
 
 # ---- cache ----
