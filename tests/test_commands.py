@@ -106,7 +106,8 @@ def test_a_mount_that_is_stopped_keeps_no_command_waiting(
             assert failure(answer.result()) == (1, f"{mounted.path} does not answer: its log says more")
         assert failure(other.result())[0] == 7
         monkeypatch.setattr(system, "_HELPER_S", 1.0)
-        with pytest.raises(system.MountError, match=f"{mounted.path} does not answer: .* --lazy {mounted.path}"):
+        state = "(does not answer|is in use)"  # fusermount3 does not wait for it as umount does
+        with pytest.raises(system.MountError, match=f"{mounted.path} {state}: .* --lazy {mounted.path}"):
             system.unmount(mounted.path)
         lines_of(rescalefs(home, "umount", "--lazy", str(mounted.path)))
         assert system.mounted_type(mounted.path) is None
