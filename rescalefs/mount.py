@@ -44,7 +44,7 @@ from rescalefs.reach import Reach
 from rescalefs.rooms import Rooms
 from rescalefs.stalls import STALL_S, Stalls
 from rescalefs.sweeps import Sweeps
-from rescalefs.system import raise_descriptor_limit, share_heaps
+from rescalefs.system import close_inherited, raise_descriptor_limit, share_heaps
 from rescalefs.timing import Clock
 from rescalefs.transport import Transport
 
@@ -345,7 +345,7 @@ def run_in_background(serve_here: Callable[[Callable[[], None]], None], detach: 
     """Fork a process that serves; return once its mount answers.
 
     The child keeps standard error until it is ready, so that what the library complains about is seen. It ends if this
-    process is gone by then.
+    process is gone by then, and has nothing open that the caller of this process had.
     *detach* is called in the child when it is ready: it points the standard streams elsewhere.
 
     Raises:
@@ -364,6 +364,7 @@ def run_in_background(serve_here: Callable[[Callable[[], None]], None], detach: 
     code = 1
     try:
         os.close(reader)
+        close_inherited()
         os.setsid()
         os.chdir("/")
 

@@ -29,6 +29,7 @@ _ANSWER_S = 5.0
 # Heaps of the process: what is free at the end of the first one can be given back, of others it cannot.
 HEAPS = 1
 _M_ARENA_MAX = -8  # of mallopt(3)
+_STDERR = 2  # the last of the standard streams
 
 
 class MountError(Exception):
@@ -284,6 +285,18 @@ def keep_memory_private() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # all that there is on other systems than Linux
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def close_inherited() -> None:
+    """Close what this process was started with but the standard streams: its caller's locks and pipes are not ours.
+
+    What Python opens by itself cannot be inherited (PEP 446), so that tells them apart.
+    """
+    with contextlib.suppress(OSError):  # there is no /proc
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):  # the one by which the list was read is closed
+                if descriptor > _STDERR and os.get_inheritable(descriptor):
+                    os.close(descriptor)
 
 
 def give_back_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -155,3 +156,25 @@ def test_the_demo_among_temporary_files_over_a_link(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "stop accepted" in done.stdout
     assert os.listdir(tmp_path / "real") == []
+
+
+@pytest.mark.mount
+def test_a_mount_in_the_background_keeps_nothing_that_its_caller_had_open(
+    point: Path, tmp_path: Path, emulator: Emulator, binding: str
+) -> None:
+    """A script that holds a lock while it mounts would hold it as long as the mount is there."""
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [sys.executable, "-m", "rescalefs", "mount", "--binding", binding, str(point)],
+            timeout=60,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), **access(emulator)},
+            pass_fds=[lock.fileno()],
+        )
+    try:
+        assert done.returncode == 0
+        assert "jobs" in os.listdir(point)
+        with (tmp_path / "lock").open("w") as again:
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        system.unmount(point)
