@@ -122,18 +122,13 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
         AlreadyMounted: something is mounted there.
         MountError: it is missing, no directory, not empty, not this user's, or in a mount of rescalefs.
     """
-    kind = mounted_type(mount_point)
-    if kind is not None and is_dead(mount_point):
+    if mounted_type(mount_point) is not None and is_dead(mount_point):
         try:
             unmount(mount_point, is_lazy=True)
         except MountError:
             if mounted_type(mount_point) is not None:  # else another process has cleared it just now
                 raise
-        kind = mounted_type(mount_point)
-    if kind is not None:
-        is_ours = kind == FILE_SYSTEM_TYPE
-        remedy = f"leave it with  rescalefs umount {mount_point}" if is_ours else "choose another directory"
-        raise AlreadyMounted(f"{'rescalefs' if is_ours else kind} is mounted on {mount_point} already: {remedy}")
+    _check_free(mount_point)
     if (above := mount_point_of(mount_point)) is not None:
         raise MountError(f"{mount_point} is in the mount of rescalefs on {above}: choose a directory outside of it")
     try:
@@ -150,6 +145,14 @@ def check_mount_point(mount_point: Path, *, may_be_filled: bool = False) -> None
         raise MountError(f"you may not write to {mount_point}: choose a directory of your own")
 
 
+def _check_free(mount_point: Path) -> None:
+    kind = mounted_type(mount_point)
+    if kind is not None:
+        is_ours = kind == FILE_SYSTEM_TYPE
+        remedy = f"leave it with  rescalefs umount {mount_point}" if is_ours else "choose another directory"
+        raise AlreadyMounted(f"{'rescalefs' if is_ours else kind} is mounted on {mount_point} already: {remedy}")
+
+
 @contextlib.contextmanager
 def claimed(mount_point: Path) -> Iterator[Callable[[], None]]:
     """Keep others from mounting on *mount_point*, until what is yielded is called, from any thread.
@@ -160,6 +163,7 @@ def claimed(mount_point: Path) -> Iterator[Callable[[], None]]:
         AlreadyMounted: another process is about to mount there or has locked it, or has mounted since it was checked.
         MountError: it is gone.
     """
+    _check_free(mount_point)  # what has been mounted since may not answer, and is not opened
     with contextlib.ExitStack() as claim:
         try:
             descriptor = os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY)
@@ -173,9 +177,7 @@ def claimed(mount_point: Path) -> Iterator[Callable[[], None]]:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise MountError(f"{mount_point} cannot be used: {error.strerror}") from None
-        if mounted_type(mount_point) is not None:
-            remedy = f"leave it with  rescalefs umount {mount_point}"
-            raise AlreadyMounted(f"something was mounted on {mount_point} just now: {remedy}")
+        _check_free(mount_point)
         yield claim.close
 
 
