@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -176,11 +177,21 @@ def cost(emulator: Emulator) -> Cost:
 def binding(request: pytest.FixtureRequest) -> str:
     """Each binding in turn; one that cannot be used is skipped, but never where CI is set."""
     name: str = request.param
-    if (reason := missing(name)) is not None:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must run every mount test: {reason}")
-        pytest.skip(reason)
+    need(name)
     return name
+
+
+def need(name: str) -> None:
+    """Skip the test if a binding cannot be used, but never where CI is set."""
+    if (reason := missing(name)) is not None:
+        skip(reason)
+
+
+def skip(reason: str) -> NoReturn:
+    """Skip the test, but never where CI is set."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must run every mount test: {reason}")
+    pytest.skip(reason)
 
 
 def mount_at(home: Path, binding: str, emulator: Emulator, *args: str, **more: str) -> Mounted:

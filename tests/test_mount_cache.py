@@ -16,7 +16,7 @@ import pytest
 
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
-from tests.conftest import END_S, Mounted, missing, mount_at, wait_for
+from tests.conftest import END_S, Mounted, mount_at, need, wait_for
 from tests.disk_use import used_bytes
 from tests.readers import readers
 from tests.tools import MIB
@@ -337,8 +337,7 @@ def test_a_mount_that_is_killed_200_times_leaves_nothing_wrong_in_its_cache(
 def test_two_mounts_share_a_cache_under_load(bindings: tuple[str, ...], emulator: Emulator, tmp_path: Path) -> None:
     """Both bindings side by side on one small cache, evictions and all, several readers each: every byte right."""
     for each in bindings:
-        if (reason := missing(each)) is not None:
-            pytest.skip(reason)
+        need(each)
     with ExitStack() as stack:
         mounts = []
         for each in bindings:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,7 @@ from rescalefs.emulator.demo_world import AIRFOIL_JOB, demo_world
 from rescalefs.emulator.openfoam import ANGLES_DEGREES, DEPTH, default_case
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
-from tests.conftest import Mounted, wait_for
+from tests.conftest import Mounted, skip, wait_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,13 +37,6 @@ PRECISION = 3e-7
 # Where Debian's packages have the example, and the settings that the solver must be told of outside its own shell.
 CAVITY = Path("/usr/share/doc/openfoam-examples/examples/incompressible/icoFoam/cavity/cavity")
 OPENFOAM = Path("/usr/share/openfoam")
-
-
-def skip(reason: str) -> NoReturn:
-    """Skip the test, but never where CI is set."""
-    if os.environ.get("CI"):
-        pytest.fail(f"CI must run every mount test: {reason}")
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
