@@ -319,3 +319,39 @@ def test_what_is_fetched_ahead_is_still_here_for_its_reader(begin: Begin, size: 
         with closing(engine.open(file)) as handle:
             assert read_through(handle) == data
     assert len(source.asked) == 48
+
+
+def test_a_file_whose_reader_comes_before_it_is_fetched_ahead_is_not_counted_as_ahead(begin: Begin) -> None:
+    """However the reader and the thread that fetches ahead meet, the file is asked for once, by the reader."""
+    source = source_of(*SIZES)
+    engine = begin(source)
+    look = engine._store.missing
+
+    def look_before_its_reader_comes(*place: int) -> tuple[int, int] | None:
+        missing = look(*place)
+        engine._store.missing = look  # type: ignore[method-assign]
+        with closing(engine.open(file)) as handle:
+            assert read_through(handle) == data
+        return missing
+
+    for number, size in enumerate((1, BLOCK_BYTES, MIB + 17), start=1):
+        data, file = made(size)
+        engine._store.missing = look_before_its_reader_comes  # type: ignore[assignment]
+        assert not engine.prefetch(file)
+        assert len(source.asked) == number
+    stats = engine.stats()
+    assert (stats["content.files_ahead"], stats["content.files_ahead_read"]) == (0, 0)
+
+
+def test_a_file_that_is_open_is_left_to_its_reader(begin: Begin) -> None:
+    """Who has a file open fetches it; nothing of it is counted as fetched ahead."""
+    data, file = made(MIB + 17)
+    source = source_of(MIB + 17)
+    engine = begin(source)
+    with closing(engine.open(file)) as handle:
+        assert not engine.prefetch(file)
+        assert source.asked == []
+        assert read_through(handle) == data
+    assert len(source.asked) == 1
+    stats = engine.stats()
+    assert (stats["content.files_ahead"], stats["content.files_ahead_read"]) == (0, 0)

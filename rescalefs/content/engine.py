@@ -118,9 +118,9 @@ class ContentEngine:
             raise Corrupt(f"file {file.id} ({file.path}) is listed without a byte, and its checksum is of some")
         identity = handle.content.identity
         with self._lock:
-            was_ahead = identity in self._unread
-            self._unread.pop(identity, None)
-        self._counts["ahead_read"] += was_ahead
+            if identity in self._unread:
+                del self._unread[identity]
+                self._counts["ahead_read"] += 1
         return handle
 
     def _open(self, file: RemoteFile) -> ContentHandle:
@@ -138,20 +138,26 @@ class ContentEngine:
         return handle
 
     def prefetch(self, file: RemoteFile) -> bool:
-        """Begin to fetch a small file ahead of its reader; False if it is large, here, on its way, or without room."""
+        """Begin to fetch a file ahead of its reader; False if it is large, open, here, on its way, or without room."""
         if file.size > WHOLE_BYTES or not file.is_uploaded:
             return False
         handle = self._open(file)
         identity = handle.content.identity
         with self._lock:  # before it begins: its reader may come at any moment
+            is_open = handle.content.users > 1  # who has it open fetches it
             is_known = identity in self._unread
-            self._unread[identity] = None
-        if self._fetcher.prefetch(handle.content, handle.close):
-            self._counts["ahead"] += 1
-            return True
-        if not is_known:
+            if not is_open:
+                self._unread[identity] = None
+        if not is_open and self._fetcher.prefetch(handle.content, handle.close):
             with self._lock:
-                self._unread.pop(identity, None)
+                self._counts["ahead"] += 1
+            return True
+        if not is_open and not is_known:
+            with self._lock:
+                if identity in self._unread:
+                    del self._unread[identity]
+                else:  # its reader came meanwhile and fetches it, and was counted
+                    self._counts["ahead_read"] -= 1
         handle.close()
         return False
 

@@ -91,12 +91,13 @@ class Fetcher:
         """
         if content.size > self._store.room_bytes // _AHEAD_SHARE:
             return False
+        ended = content.ended
         if content.fetches or self._store.missing(content.identity, 0, content.size, content.size) is None:
             return False
         cursor = Cursor(0, content.size)
         with content.lock:
-            if content.fetches:
-                return False
+            if content.fetches or content.ended != ended:
+                return False  # its reader came meanwhile
             fetch = Fetch(0, content.size, cursor, is_urgent=False, on_end=on_end)
             content.fetches.append(fetch)
             content.pattern.cursors = [*content.pattern.cursors, cursor]
