@@ -6,6 +6,8 @@ else does: with errors and exit codes of its own, and without an end if a mount 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -57,10 +59,23 @@ from rescalefs.warm_command import warm_command
 _SECONDS = Seconds(min=0.1, max=3600.0)
 # A mount whose process ends cleanly is gone in milliseconds.
 _UNMOUNTED_S = 10.0
+# What standard output answers on a full disk. A pipe whose reader has gone is click's matter.
+_NOT_PRINTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class _Commands(click.Group):
     """Commands whose every failure is said in the same form."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the program."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            if error.filename is not None or error.errno not in _NOT_PRINTED:
+                raise
+            with contextlib.suppress(OSError):
+                tell(f"rescalefs: what it prints cannot be written: {error.strerror}")
+            leave(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

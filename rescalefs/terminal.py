@@ -19,6 +19,7 @@ Every failure is one sentence with its remedy on standard error, and an exit cod
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import math
@@ -104,8 +105,9 @@ def size_text(count: int) -> str:
 def leave(code: int) -> NoReturn:
     """End this process now: threads that wait for a resolver or a server must not hold it."""
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # whoever printed what cannot be written has had the error
+            stream.flush()
     os._exit(code)
 
 

@@ -178,3 +178,11 @@ def test_a_mount_in_the_background_keeps_nothing_that_its_caller_had_open(
             fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         system.unmount(point)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["doctor"], ["cache"]])
+def test_output_on_a_full_disk_is_said_in_one_sentence(words: list[str], tmp_path: Path, emulator: Emulator) -> None:
+    """No command that cannot print says that it did, nor where in it that was."""
+    done = started(_COMMAND, ">/dev/full", tmp_path, emulator, *words)
+    assert failure(done) == (1, "what it prints cannot be written: No space left on device")
+    assert started(_COMMAND, ">/dev/full 2>&1", tmp_path, emulator, *words).returncode == 1
