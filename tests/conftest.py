@@ -137,6 +137,12 @@ def wait_for(condition: Callable[[], bool], seconds: float, message: Callable[[]
         time.sleep(0.02)
 
 
+def pytest_configure() -> None:
+    """Take Ctrl-C: a shell has it ignored by what it starts in the background, and by all that is started there."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many histories were played, on whatever worker."""
     reports = [report for reports in terminalreporter.stats.values() for report in reports]
