@@ -138,7 +138,7 @@ FAULTS: list[Fault] = [
     *_rows("429 once, Retry-After in seconds", {CAT: 0, LS: 0, LIVE_CAT: 0}, "429.*again",
            status=429, retry_after=1, times=1),
     *_rows("429 once, Retry-After as a date", 0, "429.*again", status=429, retry_after_date=2, times=1),
-    *_rows("429", {CAT: EIO, LS: EIO, LIVE_CAT: EIO}, "429", status=429, retry_after=1),
+    *_rows("429", {CAT: EIO, LS: EIO, LIVE_CAT: EIO}, "429", status=429, retry_after=4),
     *_rows("500 once", {CAT: 0, LS: 0, LIVE_CAT: 0}, "500.*again", status=500, times=1),
     *_rows("500", {CAT: EIO, LS: EIO, LIVE_CAT: EIO}, "500", status=500),
     *_rows("502 with HTML", {CAT: EIO, LS: EIO, LIVE_CAT: EIO}, "502", late_status=502, body=HTML),
