@@ -215,9 +215,8 @@ class _Calls:
         self._fuse = ctypes.c_void_p()
         self._session = ctypes.c_void_p()
         library.fuse_get_session.restype = ctypes.c_void_p
-        library.fuse_lowlevel_notify_inval_entry.argtypes = (
-            *(ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_size_t),
-        )
+        entry = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_size_t]
+        library.fuse_lowlevel_notify_inval_entry.argtypes = entry
 
     def know_session(self) -> None:
         """Remember the library's session. Called in the init operation, where the library tells it."""
@@ -245,11 +244,14 @@ class _Calls:
         for name in FINAL_BELOW:
             if self._is_over or (channel := self._channel()) is None:
                 return
-            text = name.encode()
-            self._library.fuse_lowlevel_notify_inval_entry(channel, _ROOT_INODE, text, len(text))
-            # Who is at work in this directory would find it to have no path, until it is looked up again.
+            self._library.fuse_lowlevel_notify_inval_entry(channel, _ROOT_INODE, name.encode(), len(name))
+            self.look(f"/{name}")  # who is at work in this directory would find it to have no path until then
+
+    def look(self, path: str) -> None:
+        """Have the kernel look at a path."""
+        if not self._is_over:
             with contextlib.suppress(OSError):
-                os.stat(f"{self._mount_point}/{name}")
+                os.stat(self._mount_point + path)
 
 
 class _Calls2(_Calls):

@@ -323,7 +323,7 @@ class Follower:
             final = self._successor(file.key)
             if final is None:
                 return False
-            is_continued = self._begins_with(final, spool)
+            is_continued = not spool.is_lost and self._begins_with(final, spool)
         except RescaleError as error:
             log.info("the final file of %s cannot be read yet: %s", file.key.path, error)
             if final is not None:

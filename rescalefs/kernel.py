@@ -52,6 +52,9 @@ class Calls(Protocol):
     def drop_names(self) -> None:
         """Drop all names that are in no use, with all that is known of what they name."""
 
+    def look(self, path: str) -> None:
+        """Have the kernel look at a path, as anybody else may who serves no operation."""
+
     def is_interrupted(self) -> bool:
         """Tell whether who waits for the operation that this thread serves was killed, or got another signal."""
 
@@ -76,6 +79,7 @@ class KernelMemory:
         # How often everything was forgotten. An answer that was begun before the last time may not be kept for long.
         self.generation = 0
         self._replaced: frozenset[str] = frozenset()
+        self._to_find: set[str] = set()  # of these those for which the kernel may yet have another kind
 
     def start(self, calls: Calls, in_use: Callable[[], Iterable[str]]) -> None:
         """Make the thread. *in_use* tells the open paths: their names stay, so their attributes are dropped."""
@@ -130,6 +134,7 @@ class KernelMemory:
         with self._changed:
             self.generation += 1
             self._replaced = frozenset(replaced)
+            self._to_find |= self._replaced
             if self._calls is None or self._is_closed:
                 return
             self._waiting.append(done)
@@ -142,11 +147,15 @@ class KernelMemory:
         while (work := self._next()) is not None:
             events, paths = work
             if events is not None:
+                in_use = set(self._in_use())
                 calls.drop_names()
-                for path in self._in_use():
+                for path in in_use:
                     calls.drop_attributes(path)
                 for event in events:
                     event.set()
+                # What is open keeps its name, and so its kind for all who go on below it, until somebody looks at it.
+                for path in in_use & self._found():
+                    calls.look(path)
             for path, due_at in paths:
                 calls.drop_attributes(path)
                 with self._changed:
@@ -154,6 +163,14 @@ class KernelMemory:
                         del self._due[path]
                     else:  # told again meanwhile
                         heapq.heappush(self._order, (self._due[path], path))
+
+    def _found(self) -> set[str]:
+        """Return the paths that are of another kind now; not again once no answer from before can be under way."""
+        with self._changed:
+            found = set(self._to_find)
+            if self._again_at == float("inf"):
+                self._to_find.clear()
+            return found
 
     def _next(self) -> tuple[list[threading.Event] | None, list[tuple[str, float]]] | None:
         """Wait for what is to be done: everything to be forgotten, or some paths; None at the end."""

@@ -84,7 +84,7 @@ class _Group:
         expected, found = best, []
         if len(known) > 1 and best >= DRIP_BYTES_PER_S:
             found = [each for each, rate in known.items() if rate < best * SLOW_SHARE]
-        elif len(known) == len(self.running):  # else another has only just begun: it will tell
+        elif known and len(known) == len(self.running):  # else another has only just begun: it will tell
             if len(known) == 1:
                 expected = self.usual_bytes_per_s
                 self.usual_bytes_per_s = max(best, expected * _MEMORY)

@@ -161,8 +161,6 @@ class Tailer:
             RescaleError: it cannot be read, or not to its end.
         """
         self.counts["looks"] += 1
-        if tailed.spool is not None and tailed.spool.is_lost:
-            tailed.spool = None  # as if the file had been replaced: what was served cannot be compared any more
         now, before = self._clock(), tailed.spool
         lines = 0 if before is None else before.lines
         tailed.untold = 0
@@ -182,7 +180,7 @@ class Tailer:
     def _continue(self, tailed: Tailed, now: float) -> bool:
         """Look without reading all of the file; False where only a whole read can tell."""
         spool = tailed.spool
-        if spool is None or spool.size < PARTS_FROM_BYTES or not spool.is_text:
+        if spool is None or spool.is_lost or spool.size < PARTS_FROM_BYTES or not spool.is_text:
             return False
         is_due = now - tailed.checked_at >= CHECK_S or now - tailed.held_since >= HELD_S
         may_ask_range = tailed.ranges.is_worth_trying(now)
@@ -228,7 +226,7 @@ class Tailer:
 
     def _merge(self, tailed: Tailed, stream: TailStream, deadline_at: float) -> bool:
         spool = tailed.spool
-        if spool is None:
+        if spool is None or spool.is_lost:  # as if it were replaced: what was served cannot be compared any more
             spool = Spool(self._spool_directory())
         buffer = memoryview(bytearray(PIECE_BYTES))
         offset, is_part = stream.start, stream.start > 0
@@ -267,7 +265,7 @@ class Tailer:
     def _take_whole(self, tailed: Tailed, spool: Spool) -> None:
         """Take *spool*, which is all of the file, for what is known."""
         if spool is not tailed.spool:
-            if tailed.spool is not None:
+            if tailed.spool is not None and not tailed.spool.is_lost:
                 self.count_replaced(tailed)
             tailed.changed_ns = self._wall_clock_ns()
             tailed.spool = spool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -57,3 +58,17 @@ def used_bytes(root: Path) -> int:
         with suppress(FileNotFoundError):
             used += path.stat().st_blocks * 512
     return used
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How the paths begin of files that the disk does not give back; none yet."""
+    read, begins = os.pread, list[str]()
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        if begins and os.readlink(f"/proc/self/fd/{descriptor}").startswith(tuple(begins)):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    return begins

@@ -114,6 +114,22 @@ def test_a_final_file_that_is_another_one_is_stale(ending: Ending, data: bytes) 
         other.read(len(LOG), 10)
 
 
+def test_what_the_disk_does_not_give_back_ends_as_another_file(
+    ending: Ending, tmp_path: Path, unreadable: list[str]
+) -> None:
+    """Nothing tells whether the final file continues what was served: who stays starts over with it."""
+    handle = ending.follower.open(KEY)
+    unreadable.append(str(tmp_path / "#"))  # what has no name
+    ending.run.finish()
+    ending.pass_s(100)
+
+    with pytest.raises(Stale):
+        handle.read(10, 100)
+    assert handle.read(0, 2 * len(LOG)) == LOG
+    assert not ending.follower.is_followed(KEY)
+    handle.close()
+
+
 def test_a_name_stays_while_it_is_followed_only(ending: Ending) -> None:
     """Between the end and the upload a file that is open keeps its name; without followers the outputs stand alone."""
     run = ending.run

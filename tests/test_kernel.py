@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from rescalefs.emulator.clock import ManualClock
-from rescalefs.kernel import DROPPED_S, MAX_TOLD, KernelMemory
+from rescalefs.kernel import AGAIN_S, DROPPED_S, MAX_TOLD, KernelMemory
 from tests.conftest import wait_for
 
 SOON_S = 20.0
@@ -30,6 +30,9 @@ class Calls:
     def drop_names(self) -> None:
         assert self.hold.wait(SOON_S)
         self.made.append(EVERYTHING)
+
+    def look(self, path: str) -> None:
+        self.made.append(f"look at {path}")
 
 
 @pytest.fixture
@@ -79,6 +82,22 @@ def test_forgetting_takes_everything_and_what_is_open(kernel: KernelMemory, call
 
     assert calls.made == [EVERYTHING, "/open"]
     assert kernel.generation == before + 1
+
+
+def test_the_kernel_looks_at_what_is_open_and_of_another_kind(calls: Calls) -> None:
+    """Such a name cannot be dropped: after those who wait, and once more when no answer from before is under way."""
+    clock, look = ManualClock(), "look at /open"
+    memory = KernelMemory(clock.now)
+    memory.start(calls, lambda: ["/open"])
+    memory.forget(["/open", "/closed"])
+    wait_for(lambda: calls.made == [EVERYTHING, "/open", look], SOON_S, lambda: f"{calls.made}")
+    clock.advance(AGAIN_S)
+    memory.told("/other")  # wakes the thread, whose clock stands still
+    wait_for(lambda: calls.made == [EVERYTHING, "/open", look] * 2, SOON_S, lambda: f"{calls.made}")
+    memory.forget()
+    memory.close()
+
+    assert calls.made[6:] == [EVERYTHING, "/open"]
 
 
 def test_forgetting_waits_for_nobody_for_long(kernel: KernelMemory, calls: Calls) -> None:

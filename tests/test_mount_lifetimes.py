@@ -14,7 +14,7 @@ import pytest
 from rescalefs.emulator.world import Run, World
 from rescalefs.kernel import CHANGEABLE_S
 from tests.conftest import Mounted, wait_for
-from tests.tools import sh
+from tests.tools import errno_of, sh
 
 pytestmark = pytest.mark.mount
 
@@ -247,6 +247,25 @@ def test_a_kind_that_changes_by_itself(live: Run, mounted: Mounted) -> None:
 
     wait_for(lambda: (top / "case").is_file(), SOON_S, lambda: "it stays a directory")  # an EIO would fail this
     assert (top / "case").read_bytes() == b"(0 0 0)"
+
+
+def test_a_live_file_that_somebody_has_open_becomes_a_directory(live: Run, mounted: Mounted) -> None:
+    """Who goes on below it finds what is there, though its name is in use and nobody has looked at it itself."""
+    top = mounted.jobs / "LiveR/runs/1"
+
+    def is_below() -> bool:
+        (top / "case/U").stat()  # another name, so that the run is looked at
+        return errno_of((top / "log/1").read_bytes) == ""
+
+    descriptor = os.open(top / "log", os.O_RDONLY)
+    assert os.pread(descriptor, 100, 0) == b"Time = 0\n"
+    move(live, "log", "log/1")
+    refresh(top)
+    wait_for(is_below, SOON_S, lambda: errno_of((top / "log/1").read_bytes))
+
+    assert (top / "log/1").read_bytes() == b"Time = 0\n"
+    assert os.listdir(top / "log") == ["1"]
+    errno_of(os.close, descriptor)  # the kernel says EIO of what became of another kind
 
 
 def test_a_final_run_that_becomes_larger_is_read_to_its_end(live: Run, mounted: Mounted) -> None:

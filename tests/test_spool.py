@@ -75,30 +75,51 @@ def test_where_the_cache_has_no_room_the_systems_directory_has(
 
 
 def test_what_the_disk_does_not_give_back_is_an_error_and_then_asked_for_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, unreadable: list[str]
 ) -> None:
     """Who has read of it cannot go on, unless from the beginning: nothing tells whether the file is still the same."""
     stack = Stack(exits := ExitStack(), tmp_path)
-    read, bad = os.pread, [str(tmp_path)]
-
-    def pread(descriptor: int, size: int, offset: int) -> bytes:
-        if any(place in os.readlink(f"/proc/self/fd/{descriptor}") for place in bad):
-            raise OSError(errno.EIO, "Input/output error")
-        return read(descriptor, size, offset)
-
     with exits:
         stack.source.data = BIG[:300_000]
         handle = stack.open()
         assert handle.read(0, 10) == BIG[:10]
-        monkeypatch.setattr(os, "pread", pread)
+        unreadable.append(str(tmp_path))
         with pytest.raises(Unavailable, match="from disk: Input/output error"):
             handle.read(10, 10)
-        bad.clear()
+        unreadable.clear()
         stack.poll()
         assert stack.size() == 300_000
+        assert stack.follower.stats()["live.replaced"] == 0
         with pytest.raises(Stale):
             handle.read(10, 10)
         assert handle.read(0, 10**6) == BIG[:300_000]
+
+
+@pytest.mark.parametrize("cut", [None, 200_000], ids=["no answer", "half an answer"])
+def test_what_the_disk_does_not_give_back_stays_an_error_while_it_cannot_be_asked_for(
+    cut: int | None, tmp_path: Path, unreadable: list[str]
+) -> None:
+    """The size stays known, as that of any file does while Rescale fails; the bytes are an error until it answers."""
+    stack = Stack(exits := ExitStack(), tmp_path)
+    with exits:
+        stack.source.data = BIG[:300_000]
+        handle = stack.open()
+        assert handle.read(0, 10) == BIG[:10]
+        unreadable.append(str(tmp_path))
+        for _ in range(3):
+            stack.source.error, stack.source.cut = None if cut else Unavailable("500"), cut
+            for read in (handle.read, stack.open().read):
+                for offset in (0, 10, 10**6 - 10):
+                    with pytest.raises(Unavailable, match="from disk: Input/output error"):
+                        read(offset % 300_000, 10)
+            stack.poll()
+            assert stack.size() == 300_000
+        unreadable.clear()
+        stack.source.error = stack.source.cut = None
+        stack.poll()
+        with pytest.raises(Stale):
+            handle.read(299_999, 10)
+        assert handle.read(0, 10**6) == stack.open().read(0, 10**6) == BIG[:300_000]
 
 
 # Repeats, now and then what is no plain text, and pieces that end inside of a character.

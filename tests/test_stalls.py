@@ -105,6 +105,17 @@ def test_a_single_transfer_is_judged_by_the_one_before(link: Link) -> None:
     assert link.cuts == ["b"]
 
 
+def test_what_is_usual_outlives_a_pause(link: Link) -> None:
+    """A live file is asked for every two seconds, and other kinds are read meanwhile."""
+    link.give(1, a=4 * MB)
+    tail = link.stalls.watch("tail", lambda: None)
+    for _ in range(3):
+        tail.note(5000)
+        link.give(1)
+    link.give(60, b=40_000)
+    assert link.cuts == ["b"]
+
+
 def test_a_single_transfer_that_drips_from_the_beginning_is_cut(link: Link) -> None:
     """Nobody's link gives twenty bytes a second; of one that gives a few KB nothing is known."""
     link.give(6, a=20)
