@@ -177,7 +177,8 @@ class StuckHandle(FakeHandle):
 def test_reads_beyond_the_most_are_refused_after_a_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that threads are left for everything else; when one ends, the next one is served."""
     monkeypatch.setattr(operations, "MAX_PARKED_READS", 3)
-    gate: Any = Gate(Operations(FakeNamespace(), KernelMemory(), tmp_path, metadata_deadline_s=0.2, data_deadline_s=30))  # type: ignore[arg-type]
+    served = Operations(FakeNamespace(), KernelMemory(), tmp_path, metadata_deadline_s=0.2, data_deadline_s=30)  # type: ignore[arg-type]
+    gate: Any = Gate(served)
     monkeypatch.setattr(FakeFile, "open", lambda _self, _is_writing: StuckHandle("one"))
     info = SimpleNamespace(flags=os.O_RDONLY, fh=0)
     gate.open("/file", info)
@@ -191,6 +192,7 @@ def test_reads_beyond_the_most_are_refused_after_a_wait(tmp_path: Path, monkeypa
         assert 10 in gate.getattr("/file")
         assert not any(read.done() for read in reads)
 
+        served._metadata_deadline_s = SOON_S  # so long the next one waits for his turn
         late = pool.submit(gate.read, "/file", 4, 0, info)
         StuckHandle.may_end.set()
         assert [read.result(SOON_S) for read in [*reads, late]] == [b"0123"] * 4

@@ -29,7 +29,7 @@ from rescalefs.emulator.faults import Bucket
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from tests.conftest import wait_for
-from tests.emulated import BIG, DATA, LIVE, RUN, Client, id_of, make_world, run_of
+from tests.emulated import BIG, DATA, LIVE, RUN, Client, ask, id_of, make_world, place_of, run_of
 
 
 @pytest.fixture
@@ -115,13 +115,29 @@ def test_cut_chunked_body(client: Client, emu: Emulator) -> None:
 
 def test_stall(client: Client, emu: Emulator) -> None:
     emu.faults.add(endpoint="contents", stall_after=1000)
-    url = f"{emu.origin}/api/v2/files/{id_of(emu, 'data')}/contents/"
-    answer = client.session.get(url, stream=True, timeout=0.2)
-    assert answer.raw.read(1000) == DATA.read(0, 1000)
-    with pytest.raises(Exception, match="timed out"):
-        answer.raw.read(1)
-    answer.close()
+    with contextlib.closing(ask(emu, "data")) as connection:
+        answer = b""
+        while len(answer.partition(b"\r\n\r\n")[2]) < 1000:
+            answer += connection.recv(4096)
+        assert answer.endswith(DATA.read(0, 1000))
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
     assert emu.bytes_sent["contents"] == 1000
+
+
+def test_until(client: Client, emu: Emulator) -> None:
+    event = threading.Event()
+    emu.faults.add(endpoint="contents", until=event)
+    with contextlib.closing(ask(emu, "data")) as connection:
+        wait_for(lambda: emu.under_way == 1, 20, lambda: "the request did not arrive")
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        assert client.get(RUN).ok
+        event.set()
+        connection.settimeout(20)
+        assert connection.recv(12) == b"HTTP/1.1 200"
 
 
 def test_ignored_range(client: Client, emu: Emulator) -> None:
@@ -205,15 +221,14 @@ def test_pace_sends_all(client: Client, emu: Emulator, where: str) -> None:
 
 
 def test_streams_run_side_by_side(client: Client, emu: Emulator) -> None:
+    emu.faults.add(endpoint="contents", times=1, stream_bytes_per_s=100)
     emu.stream_bytes_per_s = 1e6
-    url = f"{emu.origin}/api/v2/files/{id_of(emu, 'data')}/contents/"
-    threads = [threading.Thread(target=requests.get, args=(url,), kwargs={"headers": emu.headers}) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with contextlib.closing(ask(emu, "data")) as slow:
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        for _ in range(3):
+            assert client.contents(id_of(emu, "data")).content == DATA.read(0, DATA.size)
     assert emu.peak["contents"] > 1
-    assert emu.bytes_sent["contents"] == 4 * DATA.size
+    assert 3 * DATA.size <= emu.bytes_sent["contents"] < 4 * DATA.size
 
 
 def test_every_fault_has_a_test() -> None:
@@ -296,15 +311,12 @@ def test_who_leaves_before_the_answer_begins_is_no_error(
 ) -> None:
     """A client that hangs up while it waits leaves nothing in the log, and the next one is served."""
     emu.faults.add(endpoint="contents", latency_s=0.3, times=1, **more)
-    url = f"{emu.origin}/api/v2/files/{id_of(emu, 'big')}/contents/"
-    head = f"GET {urlsplit(url).path} HTTP/1.1\r\nHost: x\r\nAuthorization: Token {emu.key}\r\n\r\n"
-    with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as connection:
+    with ask(emu, "big") as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
-        connection.sendall(head.encode())
         wait_for(lambda: emu.requests["contents"] == 1, 20, lambda: "the request did not arrive")
     wait_for(lambda: not emu.under_way, 20, lambda: "the answer is not given up")
     assert "Error handling request" not in caplog.text
-    answer = requests.get(url, headers={"Authorization": f"Token {emu.key}"}, timeout=20)
+    answer = requests.get(emu.origin + place_of(emu, "big"), headers=emu.headers, timeout=20)
     assert answer.content == BIG.read(0, BIG.size)
 
 

@@ -22,6 +22,7 @@ from rescalefs.content.handle import ContentHandle
 from rescalefs.content.segment import BLOCK_BYTES, DATA_AT, SEGMENT_BYTES
 from rescalefs.errors import Corrupt, Unavailable
 from rescalefs.models import RemoteFile
+from tests.conftest import wait_for
 from tests.faulty_source import LONG_S, FaultySource, remote
 
 MIB = 1 << 20
@@ -214,7 +215,8 @@ def test_after_the_last_close_nothing_more_is_taken(begin: Begin) -> None:
     source.held = lambda file_id, at: at >= 6 * MIB
     for at in range(0, 4 * MIB, READ):
         assert handle.read(at, READ) == data[at : at + READ]
-    source.wait_until(lambda: source.under_way > 1)
+    content = handle.content
+    wait_for(lambda: 1 < source.under_way == len(content.fetches), LONG_S, lambda: "some are still to be asked for")
 
     handle.close()
     taken_bytes, under_way, asked = source.taken_bytes, source.under_way, len(source.asked)
@@ -230,8 +232,8 @@ def test_nothing_is_fetched_ahead_of_a_closed_file(begin: Begin) -> None:
     engine = begin(source)
     handle = engine.open(file)
     assert handle.read(0, 3 * MIB) == data[: 3 * MIB]
-    source.wait_until(lambda: source.under_way == 0)
     content, cursor = handle.content, handle.content.pattern.cursors[0]
+    wait_for(lambda: not content.fetches, LONG_S, lambda: "some do not end")
     handle.close()
     asked = len(source.asked)
     cursor.planned = 0

@@ -20,10 +20,12 @@ class Calls:
 
     def __init__(self) -> None:
         self.made: list[str] = []
+        self.begun: list[str] = []
         self.hold = threading.Event()
         self.hold.set()
 
     def drop_attributes(self, path: str) -> None:
+        self.begun.append(path)
         assert self.hold.wait(SOON_S)
         self.made.append(path)
 
@@ -42,33 +44,45 @@ def calls() -> Calls:
 
 
 @pytest.fixture
-def kernel(calls: Calls) -> Iterator[KernelMemory]:
-    """The memory of a kernel in which one file is open."""
-    memory = KernelMemory()
+def clock() -> ManualClock:
+    """The kernel's time."""
+    return ManualClock()
+
+
+@pytest.fixture
+def kernel(calls: Calls, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[KernelMemory]:
+    """The memory of a kernel in which one file is open; who makes it forget waits as long as that takes."""
+    monkeypatch.setattr("rescalefs.kernel.FORGET_S", SOON_S)
+    memory = KernelMemory(clock.now)
     memory.start(calls, lambda: ["/open"])
     yield memory
     calls.hold.set()
     memory.close()
 
 
-def test_what_was_told_is_dropped_once_and_sure_again(kernel: KernelMemory, calls: Calls) -> None:
+def test_what_was_told_is_dropped_once_and_sure_again(kernel: KernelMemory, calls: Calls, clock: ManualClock) -> None:
     """Told many times, a path is dropped once its last time is over; until then it is unsure."""
     for _ in range(100):
         kernel.told("/live")
     assert kernel.is_unsure("/live")
     assert not kernel.is_unsure("/other")
 
+    clock.advance(DROPPED_S)
     wait_for(lambda: not kernel.is_unsure("/live"), SOON_S, lambda: f"{calls.made}")
     assert calls.made == ["/live"]
 
 
-def test_a_path_is_unsure_while_the_kernel_is_kept_from_forgetting_it(kernel: KernelMemory, calls: Calls) -> None:
+def test_a_path_is_unsure_while_the_kernel_is_kept_from_forgetting_it(
+    kernel: KernelMemory, calls: Calls, clock: ManualClock
+) -> None:
     """An operation in flight may keep the call waiting; what is told meanwhile is dropped after it."""
     calls.hold.clear()
     kernel.told("/live")
-    threading.Event().wait(1.5 * DROPPED_S)
+    clock.advance(DROPPED_S)
+    wait_for(lambda: calls.begun == ["/live"], SOON_S, lambda: "it is not dropped")
     assert kernel.is_unsure("/live")
     kernel.told("/live")
+    clock.advance(DROPPED_S)
     calls.hold.set()
 
     wait_for(lambda: not kernel.is_unsure("/live"), SOON_S, lambda: f"{calls.made}")
@@ -84,9 +98,9 @@ def test_forgetting_takes_everything_and_what_is_open(kernel: KernelMemory, call
     assert kernel.generation == before + 1
 
 
-def test_the_kernel_looks_at_what_is_open_and_of_another_kind(calls: Calls) -> None:
+def test_the_kernel_looks_at_what_is_open_and_of_another_kind(calls: Calls, clock: ManualClock) -> None:
     """Such a name cannot be dropped: after those who wait, and once more when no answer from before is under way."""
-    clock, look = ManualClock(), "look at /open"
+    look = "look at /open"
     memory = KernelMemory(clock.now)
     memory.start(calls, lambda: ["/open"])
     memory.forget(["/open", "/closed"])
@@ -100,8 +114,11 @@ def test_the_kernel_looks_at_what_is_open_and_of_another_kind(calls: Calls) -> N
     assert calls.made[6:] == [EVERYTHING, "/open"]
 
 
-def test_forgetting_waits_for_nobody_for_long(kernel: KernelMemory, calls: Calls) -> None:
+def test_forgetting_waits_for_nobody_for_long(
+    kernel: KernelMemory, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A kernel that cannot forget yet holds nobody for ever; an answer from before is known as such at once."""
+    monkeypatch.setattr("rescalefs.kernel.FORGET_S", 0.2)
     calls.hold.clear()
     before = kernel.generation
     kernel.forget()
@@ -121,9 +138,8 @@ def test_what_was_replaced_is_told_to_answers_from_before_alone(kernel: KernelMe
     assert not kernel.is_replaced("/a", kernel.generation)
 
 
-def test_there_is_no_room_for_ever(calls: Calls) -> None:
+def test_there_is_no_room_for_ever(calls: Calls, clock: ManualClock) -> None:
     """Listings are asked to tell less when many paths wait to be dropped; time makes room."""
-    clock = ManualClock()
     memory = KernelMemory(clock.now)
     memory.start(calls, list)
     for number in range(MAX_TOLD):
@@ -136,9 +152,8 @@ def test_there_is_no_room_for_ever(calls: Calls) -> None:
     memory.close()
 
 
-def test_who_looks_every_second_is_answered_by_the_mount(calls: Calls) -> None:
+def test_who_looks_every_second_is_answered_by_the_mount(calls: Calls, clock: ManualClock) -> None:
     """`tail -f` asks for the size a second after it had it: what the kernel kept is dropped before, with time left."""
-    clock = ManualClock()
     memory = KernelMemory(clock.now)
     memory.start(calls, list)
     memory.told("/log")

@@ -290,7 +290,7 @@ def test_what_remains_is_positive_or_an_error() -> None:
 
 
 # What a caller waits here, how often a part of its answer comes, and for how long: several times what it waits.
-WAIT_S, PART_S, PARTS = 1.0, 0.05, 50
+WAIT_S, PART_S, PARTS = 3.0, 0.05, 130
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import pytest
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run
 from tests.conftest import Mounted, wait_for
+from tests.test_mount_signals import dump_of
 from tests.tools import run_in, sh
 
 pytestmark = pytest.mark.mount
@@ -178,6 +180,7 @@ def test_nothing_is_asked_when_nobody_reads(seconds: int, live: Run, mounted: Mo
     """From the moment when the last reader of a log has gone there are no requests at all."""
     path = mounted.jobs / "LiveR/runs/1/log"
     sh(f"timeout 3 tail -f {path} || true", mounted.path)
+    wait_for(lambda: "asking: " not in dump_of(mounted), SOON_S, lambda: dump_of(mounted))  # its last look
     emulator.reset_counts()
 
     time.sleep(seconds)
@@ -190,12 +193,15 @@ def test_sizes_are_asked_for_side_by_side(live: Run, mounted: Mounted, emulator:
     names = [f"case/{number}/U" for number in range(6)]
     for number, name in enumerate(names):
         live.add_live(name, b"x" * number)
-    emulator.faults.add(endpoint="tail", latency_s=0.5)
+    may_answer = threading.Event()
+    emulator.faults.add(endpoint="tail", until=may_answer)
     top = mounted.jobs / "LiveR/runs/1"
     with ThreadPoolExecutor(len(names)) as pool:
-        assert list(pool.map(lambda name: (top / name).stat().st_size, names)) == list(range(6))
+        sizes = pool.map(lambda name: (top / name).stat().st_size, names)
+        wait_for(lambda: emulator.peak["tail"] > 2, SOON_S, lambda: "one after the other")
+        may_answer.set()
+        assert list(sizes) == list(range(6))
     assert emulator.requests["tail"] == len(names)
-    assert emulator.peak["tail"] > 2
 
 
 # ---- copies ----

@@ -86,7 +86,8 @@ def use(mounted: Mounted) -> None:
         emulator.faults.remove(fault)
     status = mounted.path / ".rescale/status"
     wait_for(lambda: status.read_text() == "online\n", END_S, status.read_text)  # the redirect led nowhere
-    sh("cat jobs/AbCdE/runs/1/process_output.log jobs/AbCdE/runs/1/big.bin > /dev/null", mounted.path)
+    cat = "cat jobs/AbCdE/runs/1/process_output.log jobs/AbCdE/runs/1/big.bin > /dev/null"
+    wait_for(lambda: run_in(cat, mounted.path).returncode == 0, END_S, lambda: "no bytes")  # within the deadline
     run_in("cd jobs; echo x > LiveR/runs/1/stop; echo 1 > LiveR/runs/1/snapshot; echo 1 > AbCdE/runs/1/.rescale/stop",
            mounted.path)  # fmt: skip
     assert mounted.process is not None

@@ -35,7 +35,7 @@ MIB = 1 << 20
 SIZE = 20 * MIB
 DATA, FILE = made(SIZE)
 # How long is waited in these tests; what takes as long as LONG_S has not looked at it.
-SHORT_S, MOMENT_S = 0.3, 1.0
+SHORT_S, MOMENT_S = 0.3, 4.0
 
 
 class SilentSource(FaultySource):

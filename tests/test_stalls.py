@@ -145,8 +145,8 @@ def test_other_kinds_of_transfers_are_no_measure(link: Link) -> None:
 
 @pytest.fixture
 def stalls() -> Iterator[Stalls]:
-    """One that needs half a second, in real time."""
-    with closing(Stalls(0.5)) as running:
+    """One that needs four seconds, in real time: what is late for less has not stalled."""
+    with closing(Stalls(4.0)) as running:
         running.start()
         yield running
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rescalefs.emulator.world import Run, World
 from rescalefs.errors import AccessDenied, NotFound
 from rescalefs.known import Lifetimes
 from rescalefs.waiting import Goal, Outcome, Waiter
+from tests.conftest import wait_for
 from tests.stack import DEADLINE_S, client_of, loader
 from tests.test_cli import access, failure, home, rescalefs
 
@@ -169,8 +171,12 @@ def real() -> Iterator[Emulator]:
 def test_the_command_waits_for_the_end(real: Emulator, home: Path) -> None:
     """A line for each change on standard error, nothing on standard output, 0."""
     run = real.world.add_job("LiveR", submitted=True).add_run(live={"log": b""})
-    run.finish(in_s=2.0)
-    done = wait(home, real, "LiveR/1", "--for", "final")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait, home, real, "LiveR/1", "--for", "final")
+        is_seen = lambda: any(each.endpoint == "runs" and each.status for each in list(real.log))  # noqa: E731
+        wait_for(is_seen, 30, lambda: "nobody looks")
+        run.finish()
+        done = waiting.result()
 
     assert (done.returncode, done.stdout) == (0, "")
     said = done.stderr.splitlines()

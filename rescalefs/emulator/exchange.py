@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +89,7 @@ class Exchange:
     query_string: str = ""
     range: str | None = None
     delay_s: float = 0.0  # Seconds before anything is looked at.
+    held_until: threading.Event | None = None  # Nor is anything before this is set.
     instead: Answer | None = None  # Sent without asking the world, so nothing happens there.
     edits: list[Callable[[Answer], None]] = field(default_factory=list)  # Done to the answer, in order.
     count_plus: int = 0  # By how much a listing's `count` lies.

@@ -180,6 +180,12 @@ def latency_s(exchange: Exchange, seconds: float) -> None:
 
 
 @kind
+def until(exchange: Exchange, event: threading.Event) -> None:
+    """Wait until *event* is set, before anything is looked at."""
+    exchange.held_until = event
+
+
+@kind
 def status(exchange: Exchange, code: int) -> None:
     """Answer *code* without doing what was asked."""
     exchange.instead = error(code)

@@ -33,6 +33,8 @@ _JWT = re.compile(r"ey[\w-]*\.[\w-]+\.[\w-]*")
 SHUTDOWN_S = 0.05
 # Turns of the loop in which a connection is accepted: three.
 ACCEPTING_TURNS = 10
+# How often it is looked whether what holds a request back has ended.
+HELD_LOOK_S = 0.01
 # Endpoints whose bodies `stream_bytes_per_s` slows down: those that carry files.
 STREAMS = frozenset({"contents", "tail"})
 
@@ -203,6 +205,8 @@ class Emulator:
             self.faults.strike(exchange)
             if exchange.delay_s:
                 await asyncio.sleep(exchange.delay_s)
+            while exchange.held_until is not None and not exchange.held_until.is_set():
+                await asyncio.sleep(HELD_LOOK_S)
             answer = exchange.instead or self._refusal(request, endpoint.method)
             if answer is None:
                 try:

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import tarfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -170,16 +171,24 @@ def test_a_request_to_act_is_sent_once(lives: Callable[[], Path], emulator: Emul
 
 def test_writing_to_stop_and_to_rescale_stop_at_once_sends_one_request(top: Path, emulator: Emulator) -> None:
     """(Writers of one file come one after the other: so the kernel will have it.)"""
-    emulator.faults.add(endpoint="stop", latency_s=0.5)
+    may_stop = threading.Event()
+    emulator.faults.add(endpoint="stop", until=may_stop)
     with ThreadPoolExecutor(2) as pool:
-        paths = (top / "stop", top / ".rescale/stop")
-        errors = list(pool.map(lambda path: errno_of(write, path, b"1\n"), paths))
+        writes = [pool.submit(errno_of, write, top / "stop", b"1\n")]
+        wait_for(lambda: emulator.requests["stop"] == 1, 20, lambda: str(emulator.requests))
+        looks = emulator.requests["runs"]
+        writes.append(pool.submit(errno_of, write, top / ".rescale/stop", b"1\n"))
+        wait_for(lambda: emulator.requests["runs"] > looks, 20, lambda: "nobody looks before the act")
+        may_stop.set()
 
-    assert errors == ["", ""]
+    assert [each.result() for each in writes] == ["", ""]
     assert emulator.requests["stop"] == 1
 
 
-def test_a_second_snapshot_while_one_is_under_way_gives_ebusy(top: Path, emulator: Emulator) -> None:
+def test_a_second_snapshot_while_one_is_under_way_gives_ebusy(
+    top: Path, world: World, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world, "snapshot_s", 60.0)
     write(top / "snapshot", b"1\n")
 
     assert errno_of(write, top / "snapshot", b"1\n") == "EBUSY"

@@ -78,10 +78,10 @@ def test_a_listing_is_waited_for_as_long_as_its_pages_come(world: World, rare: M
 
 def test_who_waits_for_a_listing_can_be_killed(world: World, rare: Mounted, emulator: Emulator) -> None:
     """And the next one who looks has what came meanwhile."""
-    pages = DEADLINE_S * PER_S * 2
+    pages = DEADLINE_S * PER_S * 3
     top = rare.top(run_of(world, pages * PAGE))
     with subprocess.Popen(["ls", top]) as waiting:
-        wait_for(lambda: emulator.requests["run_files"] > pages / 2 + 1, 30, lambda: "no pages")
+        wait_for(lambda: emulator.requests["run_files"] > DEADLINE_S * PER_S + 1, 30, lambda: "no pages")
         waiting.kill()
         assert waiting.wait(20) == -signal.SIGKILL
         assert emulator.requests["run_files"] < pages - PER_S

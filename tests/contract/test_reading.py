@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,17 +168,15 @@ def test_closing_a_file_ends_what_was_being_fetched_for_it_alone(
     bytes_of: Make, mounted: Mounted, emulator: Emulator
 ) -> None:
     run, data = bytes_of(40 * MIB)
-    emulator.stream_bytes_per_s = float(MIB)  # of each stream: 24 of them would take 2 s
+    emulator.stream_bytes_per_s = float(MIB)
     with open(mounted.top(run) / "file", "rb", buffering=0) as file:
-        assert b"".join(file.read(MIB // 8) for _ in range(24)) == data[: 3 * MIB]
+        assert b"".join(file.read(MIB // 8) for _ in range(8)) == data[:MIB]
+        emulator.stream_bytes_per_s = MIB / 16  # of each stream that begins now: 24 of them would take 20 s
+        assert b"".join(file.read(MIB // 8) for _ in range(16)) == data[MIB : 3 * MIB]
+        wait_for(lambda: emulator.under_way > 0, 10, lambda: "nothing is fetched ahead")
 
-    sent = [-1, 0]
-    give_up_at = time.monotonic() + 20
-    while sent[-1] != sent[-2]:
-        time.sleep(0.4)
-        sent.append(sent_bytes(emulator, run))
-        assert time.monotonic() < give_up_at
-    assert 3 * MIB <= sent[-1] < len(data)
+    wait_for(lambda: emulator.under_way == 0, 15, lambda: f"{emulator.under_way} go on")
+    assert 3 * MIB <= sent_bytes(emulator, run) < len(data)
 
 
 # ---- checksums ----

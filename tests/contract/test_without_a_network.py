@@ -249,4 +249,4 @@ def test_that_the_network_is_back_is_noticed_by_itself(away: Away, mount_of: Cal
 
     wait_for(lambda: status.read_text() == "online\n", 20, status.read_text)
     assert len(os.listdir(mounted.jobs / "AbCdE/runs/2")) > 3
-    assert "can be reached again" in mounted.log
+    wait_for(lambda: "can be reached again" in mounted.log, 20, lambda: "not in the log")
