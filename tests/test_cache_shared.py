@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.cache_user import MIB, PLAIN, SIZES
+from tests.conftest import wait_for
 from tests.disk_use import files, used_bytes
 from tests.faulty_source import FaultySource, remote
 from tests.test_engine import engine_on
@@ -111,7 +112,12 @@ def test_who_has_closed_a_file_leaves_writing_it_to_others(tmp_path: Path) -> No
     engines = [engine_on(tmp_path, source) for source in sources]
     with closing(engines[0].open(file)) as handle:
         handle.read(0, 1)
-    sources[0].wait_until(lambda: sources[0].under_way == 0)
+    content, segments = handle.content, engines[0]._cache._opened
+
+    def is_left() -> bool:
+        return not content.fetches and not any(segment._is_writer for segment in segments.values())
+
+    wait_for(is_left, END_S, lambda: "the first one goes on")
     with closing(engines[1].open(file)) as handle:
         assert b"".join(handle.read(at, MIB) for at in range(0, len(data), MIB)) == data
     taken = sources[1].taken_bytes

@@ -18,7 +18,7 @@ from tests.raw_server import READ, STALL, RawServer, reply
 from tests.stack import transport_to
 
 # What a drip may send until it is left, of what it would send: the time that a busy machine takes to leave.
-SIZE, MOST = 400, 100
+SIZE, MOST = 1000, 400
 STATUS = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = STATUS + b"Transfer-Encoding: chunked\r\n\r\n"
 PACKED = STATUS + b"Content-Encoding: gzip\r\nContent-Length: 100000\r\n\r\n"

@@ -170,9 +170,9 @@ def test_closing_a_file_ends_what_was_being_fetched_for_it_alone(
     run, data = bytes_of(40 * MIB)
     emulator.stream_bytes_per_s = float(MIB)
     with open(mounted.top(run) / "file", "rb", buffering=0) as file:
-        assert b"".join(file.read(MIB // 8) for _ in range(8)) == data[:MIB]
-        emulator.stream_bytes_per_s = MIB / 16  # of each stream that begins now: 24 of them would take 20 s
-        assert b"".join(file.read(MIB // 8) for _ in range(16)) == data[MIB : 3 * MIB]
+        assert b"".join(file.read(MIB // 8) for _ in range(6)) == data[: MIB * 3 // 4]
+        emulator.stream_bytes_per_s = MIB / 64  # of each stream that begins now: 24 of them would take 80 s
+        assert b"".join(file.read(MIB // 8) for _ in range(18)) == data[MIB * 3 // 4 : 3 * MIB]
         wait_for(lambda: emulator.under_way > 0, 10, lambda: "nothing is fetched ahead")
 
     wait_for(lambda: emulator.under_way == 0, 15, lambda: f"{emulator.under_way} go on")
