@@ -6,6 +6,7 @@ Whatever maps a file runs in a process of its own: a page fault holds the interp
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run
 from tests.conftest import Mounted
-from tests.tools import MIB, distinct, python
+from tests.tools import MIB, distinct, python, refresh
 
 pytestmark = pytest.mark.mount
 
@@ -73,6 +74,18 @@ def test_a_shared_map_of_a_live_file_gives_enodev(top: Path) -> None:
 
 def test_a_live_file_can_be_mapped_private(top: Path) -> None:
     assert python(PRIVATE, top / "log") == "9 Time\n"
+
+
+def test_a_shared_map_of_a_file_whose_final_run_has_just_changed_gives_enodev(run: Run, outputs: Path) -> None:
+    """A private map of it has the bytes."""
+    assert python(SHARED, outputs / "process_output.log") == ""
+    run.add_file("more", b"1")
+    refresh(outputs)
+
+    assert "more" in os.listdir(outputs)
+    assert python(SHARED, outputs / "process_output.log") == "ENODEV\n"
+    size = (outputs / "process_output.log").stat().st_size
+    assert python(PRIVATE, outputs / "process_output.log") == f"{size} Time\n"
 
 
 def test_flock_keeps_other_processes_of_the_machine_out(outputs: Path, top: Path) -> None:
