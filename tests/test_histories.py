@@ -22,7 +22,7 @@ from tests.histories import Machine
 
 # One that holds all, one that evicts, one that is too small for a segment, so that blocks stay in memory.
 CACHE_BYTES = st.sampled_from([1 << 30, 1 << 30, 12 << 20, 1 << 20])
-QUICK = 40
+QUICK = 30
 LONG = 1250
 SHARDS = 8
 STEPS = 25

@@ -191,11 +191,10 @@ def test_a_file_with_a_key_that_others_may_read_is_refused(
         "apiconfig": ((), {"RESCALE_CONFIG_FILE": str(file)}),
         "EnvironmentFile": ((), {"RESCALE_API_KEY": KEY, "RESCALEFS_ENVIRONMENT_FILE": str(file)}),
     }
-    for mode in (0o640, 0o604, 0o666):
+    for mode, (args, environ) in zip((0o640, 0o604, 0o666), sources.values(), strict=True):
         file.chmod(mode)
-        for args, environ in sources.values():
-            code, sentence = mount_refused(home, binding, *args, RESCALE_API_URL=emulator.origin, **environ)
-            assert (code, f"chmod 600 {file}" in sentence, KEY in sentence) == (3, True, False)
+        code, sentence = mount_refused(home, binding, *args, RESCALE_API_URL=emulator.origin, **environ)
+        assert (code, f"chmod 600 {file}" in sentence, KEY in sentence) == (3, True, False)
     assert emulator.requests.total() == 0
     assert "EnvironmentFile=-%h/.config/rescalefs/environment" in UNIT.read_text()
     assert "Environment=RESCALEFS_ENVIRONMENT_FILE=%h/.config/rescalefs/environment" in UNIT.read_text()
