@@ -268,9 +268,10 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     """
     share_heaps()
     mount = Mount(settings, account, owner)
-    end = End()
+    end, has_begun = End(), threading.Event()
 
     def started() -> None:
+        has_begun.set()
         mount.start()
         announce = partial(_announce, settings.mount_point, binding.read_ahead_kib, on_ready)
         threading.Thread(target=announce, name="ready", daemon=True).start()
@@ -295,6 +296,11 @@ def serve(settings: Settings, account: Account, owner: str, binding: Binding, on
     log.info("mounting %s on %s with %s", account.origin, settings.mount_point, binding.name)
     try:
         binding.run(operations, str(settings.mount_point), options, end)
+    except NoFuse:
+        if not has_begun.is_set():
+            raise
+        # The kernel ends a detached mount with its last open file, though a thread may just be reading a request.
+        log.warning("the kernel ended the mount while something was asked of it")
     finally:
         notify("STOPPING=1", os.environ)
         mount.close()

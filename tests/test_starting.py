@@ -101,6 +101,29 @@ def test_a_mount_in_the_foreground_without_standard_streams(
     assert started(code, closed, tmp_path, emulator, "mount", "-f", "--binding", binding, str(point)).returncode == 0
 
 
+@pytest.mark.mount
+def test_a_mount_that_the_kernel_ends_in_the_middle_of_a_request_ends_well(
+    point: Path, tmp_path: Path, emulator: Emulator, binding: str
+) -> None:
+    """As one that was detached may, with its last open file: the library says that reading the request failed."""
+    code = (
+        "import os, signal; from rescalefs import binding, mount\n"
+        "def failing(load):\n"
+        "    def run(*words, **options):\n"
+        "        load(binding.load(sys.argv[4]).module)(*words, **options)\n"
+        "        raise RuntimeError(8)\n"
+        "    return lambda module: run\n"
+        "binding._fuse3_class, binding._fuse2_class = failing(binding._fuse3_class), failing(binding._fuse2_class)\n"
+        "mount._announce = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    words = ("mount", "-f", "--binding", binding, str(point))
+    done = started(f"{_COMMAND.partition(';')[0]}; {code}{_COMMAND}", "", tmp_path, emulator, *words)
+
+    assert done.returncode == 0, done.stderr
+    assert "the kernel ended the mount while something was asked of it" in done.stderr
+    assert "refused" not in done.stderr
+
+
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_the_exit_code_of_wait_without_standard_streams(
     closed: str, tmp_path: Path, emulator: Emulator, world: World
