@@ -6,9 +6,12 @@ The resolver of the mount's process is one of ours, put in place as Python start
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from rescalefs.emulator.server import Emulator
 from tests.conftest import mount_at, wait_for
@@ -26,6 +29,7 @@ def getaddrinfo(host, *args, **more):
 socket.getaddrinfo = getaddrinfo
 """
 _BACK_S = 30.0
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -33,8 +37,20 @@ def nobody_at(port: int) -> Iterator[None]:
     """Keep a port for which nobody listens, lest an emulator of another test gets it meanwhile."""
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", port))
+        bound(lambda: taken.bind(("127.0.0.1", port)))
         yield
+
+
+def bound(bind: Callable[[], T]) -> T:
+    """Take the port that has just been left: a program that is being started holds it until it runs."""
+    give_up_at = time.monotonic() + _BACK_S
+    while True:
+        try:
+            return bind()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.02)
 
 
 class Network:
@@ -62,7 +78,7 @@ class Network:
         if how == NOBODY_LISTENS:
             with nobody_at(port):
                 yield
-        self.mounted.emulator = Emulator(emulator.world, port=port, key=emulator.key).start()
+        self.mounted.emulator = bound(lambda: Emulator(emulator.world, port=port, key=emulator.key).start())
         if how != NOBODY_LISTENS:
             yield
         self._state.write_text("")

@@ -15,7 +15,7 @@ import pytest
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import Run, World
 from tests.conftest import Mounted, mount_at, wait_for
-from tests.network import nobody_at
+from tests.network import bound, nobody_at
 from tests.test_cli import failure, rescalefs
 from tests.tools import FILES, errno_of, run_in, sh
 
@@ -152,7 +152,7 @@ class Away:
 
     def come_back(self) -> None:
         self._held.close()
-        self.emulator = Emulator(self._world, port=self._port).start()
+        self.emulator = bound(lambda: Emulator(self._world, port=self._port).start())
 
     def close(self) -> None:
         self._held.close()
