@@ -154,8 +154,9 @@ class KernelMemory:
                 for event in events:
                     event.set()
                 # What is open keeps its name, and so its kind for all who go on below it, until somebody looks at it.
-                for path in in_use & self._found():
-                    calls.look(path)
+                # That may wait for Rescale, for which what is told elsewhere must not stay in the kernel.
+                if found := in_use & self._found():
+                    threading.Thread(target=_look, args=(calls, found), name="looks", daemon=True).start()
             for path, due_at in paths:
                 calls.drop_attributes(path)
                 with self._changed:
@@ -199,3 +200,8 @@ class KernelMemory:
             else:
                 found.append((path, due_at))
         return found
+
+
+def _look(calls: Calls, paths: Iterable[str]) -> None:
+    for path in paths:
+        calls.look(path)

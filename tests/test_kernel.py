@@ -161,6 +161,7 @@ def test_who_looks_every_second_is_answered_by_the_mount(calls: Calls, clock: Ma
     memory.forget()  # wakes the thread, whose clock stands still
 
     wait_for(lambda: not memory.is_unsure("/log"), SOON_S, lambda: f"{calls.made}")
+    assert "/log" in calls.made
     memory.close()
 
 
