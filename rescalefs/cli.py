@@ -7,9 +7,9 @@ else does: with errors and exit codes of its own, and without an end if a mount 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -59,8 +59,8 @@ from rescalefs.warm_command import warm_command
 _SECONDS = Seconds(min=0.1, max=3600.0)
 # A mount whose process ends cleanly is gone in milliseconds.
 _UNMOUNTED_S = 10.0
-# What standard output answers on a full disk. A pipe whose reader has gone is click's matter.
-_NOT_PRINTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# The libraries that print for us.
+_PRINTERS = ("click", "rich")
 
 
 class _Commands(click.Group):
@@ -71,7 +71,7 @@ class _Commands(click.Group):
         try:
             return super().main(*args, **options)
         except OSError as error:
-            if error.filename is not None or error.errno not in _NOT_PRINTED:
+            if not _is_of_printing(error):
                 raise
             with contextlib.suppress(OSError):
                 tell(f"rescalefs: what it prints cannot be written: {error.strerror}")
@@ -91,6 +91,12 @@ class _Commands(click.Group):
             except FileNotFoundError:
                 raise Failure("this directory is gone: go to another one, such as  cd ~", 1) from None
             raise
+
+
+def _is_of_printing(error: OSError) -> bool:
+    """Tell whether it was raised where something is printed. A pipe whose reader has gone is click's matter."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in _PRINTERS
 
 
 class _Size(click.ParamType[int]):
