@@ -17,7 +17,7 @@ from rescalefs.emulator.clock import ManualClock
 from rescalefs.emulator.server import Emulator
 from rescalefs.emulator.world import World
 from rescalefs.errors import Stale, Unavailable
-from rescalefs.follow import Follower
+from rescalefs.follow import Follower, LiveHandle
 from rescalefs.joining import ODD
 from rescalefs.spool import Spool
 from tests.live_source import BIG, KEY, Stack
@@ -74,16 +74,22 @@ def test_where_the_cache_has_no_room_the_systems_directory_has(
     assert list(temporary.iterdir()) == []
 
 
+def begin_and_lose(stack: Stack, tmp_path: Path, unreadable: list[str]) -> LiveHandle:
+    """Read the beginning of a live file, and have the disk give back nothing of it from then on."""
+    stack.source.data = BIG[:300_000]
+    handle = stack.open()
+    assert handle.read(0, 10) == BIG[:10]
+    unreadable.append(str(tmp_path))
+    return handle
+
+
 def test_what_the_disk_does_not_give_back_is_an_error_and_then_asked_for_anew(
     tmp_path: Path, unreadable: list[str]
 ) -> None:
     """Who has read of it cannot go on, unless from the beginning: nothing tells whether the file is still the same."""
     stack = Stack(exits := ExitStack(), tmp_path)
     with exits:
-        stack.source.data = BIG[:300_000]
-        handle = stack.open()
-        assert handle.read(0, 10) == BIG[:10]
-        unreadable.append(str(tmp_path))
+        handle = begin_and_lose(stack, tmp_path, unreadable)
         with pytest.raises(Unavailable, match="from disk: Input/output error"):
             handle.read(10, 10)
         unreadable.clear()
@@ -102,10 +108,7 @@ def test_what_the_disk_does_not_give_back_stays_an_error_while_it_cannot_be_aske
     """The size stays known, as that of any file does while Rescale fails; the bytes are an error until it answers."""
     stack = Stack(exits := ExitStack(), tmp_path)
     with exits:
-        stack.source.data = BIG[:300_000]
-        handle = stack.open()
-        assert handle.read(0, 10) == BIG[:10]
-        unreadable.append(str(tmp_path))
+        handle = begin_and_lose(stack, tmp_path, unreadable)
         for _ in range(3):
             stack.source.error, stack.source.cut = None if cut else Unavailable("500"), cut
             for read in (handle.read, stack.open().read):

@@ -203,7 +203,9 @@ def test_a_mount_in_the_background_keeps_nothing_that_its_caller_had_open(
         system.unmount(point)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["doctor"], ["cache"], ["demo", "--tour-only"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["doctor"], ["cache"], pytest.param(["demo", "--tour-only"], marks=pytest.mark.mount)]
+)
 def test_output_on_a_full_disk_is_said_in_one_sentence(words: list[str], tmp_path: Path, emulator: Emulator) -> None:
     """No command that cannot print says that it did, nor where in it that was."""
     done = started(_COMMAND, ">/dev/full", tmp_path, emulator, *words)
