@@ -203,11 +203,20 @@ def test_a_mount_in_the_background_keeps_nothing_that_its_caller_had_open(
         system.unmount(point)
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["doctor"], ["cache"], pytest.param(["demo", "--tour-only"], marks=pytest.mark.mount)]
-)
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["doctor"], ["cache"]])
 def test_output_on_a_full_disk_is_said_in_one_sentence(words: list[str], tmp_path: Path, emulator: Emulator) -> None:
     """No command that cannot print says that it did, nor where in it that was."""
     done = started(_COMMAND, ">/dev/full", tmp_path, emulator, *words)
     assert failure(done) == (1, "what it prints cannot be written: No space left on device")
     assert started(_COMMAND, ">/dev/full 2>&1", tmp_path, emulator, *words).returncode == 1
+
+
+@pytest.mark.mount
+def test_a_demo_whose_output_is_on_a_full_disk_ends_so_and_cleans_up(tmp_path: Path, emulator: Emulator) -> None:
+    """Before its sentence its mount may say that it was ended while it came up."""
+    (tmp_path / "place").mkdir()
+    done = started(_COMMAND, ">/dev/full", tmp_path, emulator, "demo", "--tour-only", str(tmp_path / "place"))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "rescalefs: what it prints cannot be written: No space left on device"
+    assert "Traceback" not in done.stderr
+    assert system.mounted_type(tmp_path / "place") is None
